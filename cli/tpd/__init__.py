@@ -1,0 +1,1 @@
+"""The developer's side of tpd: the command line, the engine, compose, and the daemon container."""

@@ -1,0 +1,1 @@
+"""The cluster's side of tpd: the manager and the agent."""
