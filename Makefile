@@ -23,3 +23,8 @@ lint: .venv/ready ## ruff, mypy, import contracts, shell and spelling
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy core cli cluster tests
 	.venv/bin/lint-imports
+
+.PHONY: generate
+generate: .venv/ready ## regenerate the protobuf modules
+	PATH="$(CURDIR)/.venv/bin:$$PATH" .venv/bin/python -m grpc_tools.protoc -I core --python_out=core --mypy_out=core core/tpd_core/proto/link.proto core/tpd_core/proto/control.proto
+	PATH="$(CURDIR)/.venv/bin:$$PATH" .venv/bin/python -m grpc_tools.protoc -I core --grpc_python_out=core --mypy_grpc_out=core core/tpd_core/proto/control.proto
