@@ -1,6 +1,9 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 PY := .venv/bin/python
+PYTEST := $(PY) -m pytest
+# Host-side code that must also type-check where tpd runs on macOS and Windows.
+PORTABLE := $(filter-out cli/tpd/daemon,$(wildcard cli/tpd/*)) core/tpd_core/errors.py core/tpd_core/kube
 
 .PHONY: help
 help: ## this list
@@ -18,13 +21,33 @@ venv: .venv/ready ## make the Python environment
 include $(wildcard tests/lab/lab.mk)
 
 .PHONY: lint
-lint: .venv/ready ## ruff, mypy, import contracts, shell and spelling
+lint: .venv/ready ## ruff, mypy, import contracts, shell, spelling
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy core cli cluster tests
+	.venv/bin/mypy --platform darwin $(PORTABLE)
+	.venv/bin/mypy --platform win32 $(PORTABLE)
 	.venv/bin/lint-imports
+	.venv/bin/shellcheck $$(git ls-files '*.sh' .ci/run)
+	.venv/bin/codespell $$(git ls-files '*.md' '*.py' '*.yaml' '*.proto' Makefile)
+	.venv/bin/towncrier check --compare-with HEAD
+
+.PHONY: unit
+unit: .venv/ready ## sans-IO cores and pure plans
+	$(PYTEST) tests/unit -n 2
+
+.PHONY: net
+net: .venv/ready ## kernel parts, in network namespaces (root)
+	$(PYTEST) tests/net
+
+.PHONY: e2e
+e2e: lab-up ## behaviour on the lab's engine and cluster
+	$(PYTEST) tests/e2e
+
+.PHONY: test
+test: lint unit net e2e ## everything, as continuous integration runs it
 
 .PHONY: generate
 generate: .venv/ready ## regenerate the protobuf modules
-	PATH="$(CURDIR)/.venv/bin:$$PATH" .venv/bin/python -m grpc_tools.protoc -I core --python_out=core --mypy_out=core core/tpd_core/proto/link.proto core/tpd_core/proto/control.proto
-	PATH="$(CURDIR)/.venv/bin:$$PATH" .venv/bin/python -m grpc_tools.protoc -I core --grpc_python_out=core --mypy_grpc_out=core core/tpd_core/proto/control.proto
+	PATH="$(CURDIR)/.venv/bin:$$PATH" $(PY) -m grpc_tools.protoc -I core --python_out=core --mypy_out=core core/tpd_core/proto/link.proto core/tpd_core/proto/control.proto
+	PATH="$(CURDIR)/.venv/bin:$$PATH" $(PY) -m grpc_tools.protoc -I core --grpc_python_out=core --mypy_grpc_out=core core/tpd_core/proto/control.proto
