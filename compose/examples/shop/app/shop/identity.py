@@ -30,14 +30,13 @@ class Place:
 
     @classmethod
     def here(cls, service: str, environ: Mapping[str, str]) -> "Place":
-        """Describes this process: the label is ``ORIGIN``, the address ``POD_IP`` or that of the host name."""
+        """Describes this process; the label is ``ORIGIN``."""
         hostname = socket.gethostname()
-        address = environ.get("POD_IP", "")
-        if not address:
-            try:
-                address = socket.gethostbyname(hostname)
-            except OSError:
-                address = ""
+        try:
+            # Not POD_IP: a laptop that stands in for a pod has that variable too.
+            address = socket.gethostbyname(hostname)
+        except OSError:
+            address = ""
         return cls(service, environ.get("ORIGIN", "somewhere"), hostname, address)
 
     @property

@@ -8,7 +8,7 @@ from aiohttp import web
 from redis.exceptions import RedisError
 
 from .identity import Place
-from .service import RefusedError, UnavailableError, application
+from .service import RefusedError, UnavailableError, application, json_body
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,12 +98,15 @@ def build(place: Place, environ: Mapping[str, str]) -> web.Application:
         return web.json_response({"answered_by": who, "warehouse": warehouse, "visits": visits, "teas": teas})
 
     async def reserve(request: web.Request) -> web.Response:
-        wanted = await request.json()
-        tea = TEAS.get(wanted["sku"])
+        body = await json_body(request)
+        sku, quantity = body.get("sku"), body.get("quantity")
+        tea = TEAS.get(sku) if isinstance(sku, str) else None
         if tea is None:
-            raise RefusedError(f"no tea is called {wanted['sku']!r}; there are {', '.join(TEAS)}", status=404)
+            raise RefusedError(f"no tea is called {sku!r}; there are {', '.join(TEAS)}", status=404)
+        if type(quantity) is not int or quantity < 1:
+            raise RefusedError(f"quantity must be a number from 1 on, not {quantity!r}")
         try:
-            left = await stock.take(tea, int(wanted["quantity"]))
+            left = await stock.take(tea, quantity)
         except RedisError as error:
             raise UnavailableError(f"Redis: {error}") from error
         who = asdict(place) | {"peer": request.remote}

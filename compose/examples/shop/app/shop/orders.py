@@ -11,7 +11,7 @@ from aiohttp import ClientError, ClientSession, ClientTimeout, TCPConnector, web
 
 from .identity import Place
 from .orders_config import Journal, Settings, receipt
-from .service import RefusedError, UnavailableError, application
+from .service import RefusedError, UnavailableError, application, json_body, reason
 
 log = logging.getLogger("orders")
 
@@ -100,14 +100,14 @@ class Orders:
         try:
             return list(await self._pool.fetch(statement, *values))
         except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-            raise UnavailableError(f"PostgreSQL at {self._database}: {error or type(error).__name__}") from error
+            raise UnavailableError(f"PostgreSQL at {self._database}: {reason(error)}") from error
 
     async def _ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
         try:
             async with self._http.request(method, self._inventory + path, json=body) as response:
                 reply: dict[str, Any] = await response.json()
         except (ClientError, TimeoutError, ValueError) as error:
-            raise UnavailableError(f"{self._inventory}{path}: {error or type(error).__name__}") from error
+            raise UnavailableError(f"{self._inventory}{path}: {reason(error)}") from error
         if response.status >= 500:
             raise UnavailableError(f"{self._inventory}{path}: {reply['error']}")
         if response.status >= 400:
@@ -122,7 +122,7 @@ class Orders:
             log.warning("journal: %s", error)
 
 
-def parse_order(body: object) -> tuple[str, str, int, str]:
+def parse_order(body: Mapping[str, object]) -> tuple[str, str, int, str]:
     """Checks what a customer sent.
 
     Returns:
@@ -131,8 +131,6 @@ def parse_order(body: object) -> tuple[str, str, int, str]:
     Raises:
         RefusedError: Something is missing or out of range.
     """
-    if not isinstance(body, dict):
-        raise RefusedError("the order must be a JSON object")
     customer, sku, quantity, note = (body.get(name) for name in ("customer", "sku", "quantity", "note"))
     if not isinstance(customer, str) or not 1 <= len(customer.strip()) <= 60:
         raise RefusedError("customer must be a name of 1 to 60 characters")
@@ -167,11 +165,7 @@ def build(place: Place, environ: Mapping[str, str]) -> web.Application:
         return web.json_response(answered(request) | shown | {"journal": journal})
 
     async def take(request: web.Request) -> web.Response:
-        try:
-            body = await request.json()
-        except ValueError as error:
-            raise RefusedError(f"not JSON: {error}") from error
-        order = await orders.place_order(*parse_order(body))
+        order = await orders.place_order(*parse_order(await json_body(request)))
         return web.json_response(answered(request) | order, status=201)
 
     async def run(_: web.Application) -> AsyncIterator[None]:

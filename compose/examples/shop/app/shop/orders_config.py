@@ -18,7 +18,7 @@ JOURNAL_FILE = Path("/data/journal.log")
 JOURNAL_LINES = 6
 
 BUILT_IN_KEY = "not a secret: used where no key is mounted"
-ENVIRONMENT = ("CURRENCY", "DELIVERY_DAYS", "SLOGAN")
+ENVIRONMENT = ("CURRENCY", "DELIVERY_DAYS", "SLOGAN", "POD_NAME")
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,6 +39,26 @@ class RefusedError(Exception):
         self.status = status
 
 
+def reason(error: BaseException) -> str:
+    """The error's text; its kind when it has none, as timeouts and closed connections do."""
+    return str(error) or type(error).__name__
+
+
+async def json_body(request: web.Request) -> dict[str, Any]:
+    """Reads the JSON object that the caller sent.
+
+    Raises:
+        RefusedError: It sent something else.
+    """
+    try:
+        body = await request.json()
+    except ValueError as error:
+        raise RefusedError(f"not JSON: {error}") from error
+    if not isinstance(body, dict):
+        raise RefusedError("a JSON object is wanted")
+    return body
+
+
 def application(
     place: Place, routes: Iterable[web.RouteDef], ready: Callable[[], Awaitable[None]] | None = None
 ) -> web.Application:
@@ -78,7 +98,7 @@ def application(
                 async with asyncio.timeout(READY_SECONDS):
                     await ready()
             except Exception as error:
-                log.warning("not ready: %s", error or type(error).__name__)
+                log.warning("not ready: %s", reason(error))
                 return web.Response(text="not ready\n", status=503)
         return web.Response(text="ready\n")
 

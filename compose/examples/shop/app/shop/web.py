@@ -10,7 +10,7 @@ import jinja2
 from aiohttp import ClientError, ClientSession, ClientTimeout, TCPConnector, web
 
 from .identity import Place
-from .service import application
+from .service import application, json_body, reason
 
 
 class Backends:
@@ -46,7 +46,7 @@ class Backends:
                 reply = await response.json()
                 return response.status, reply
         except (ClientError, TimeoutError, ValueError) as error:
-            return 502, {"error": f"{url}: {error or type(error).__name__}"}
+            return 502, {"error": f"{url}: {reason(error)}"}
 
     async def overview(self) -> dict[str, Any]:
         """Everything that the page shows, by service; a service that fails has an ``error``."""
@@ -91,11 +91,7 @@ def build(place: Place, environ: Mapping[str, str]) -> web.Application:
         return web.json_response(reply, status=status)
 
     async def post_order(request: web.Request) -> web.Response:
-        try:
-            body = await request.json()
-        except ValueError as error:
-            return web.json_response({"error": f"not JSON: {error}"}, status=400)
-        status, reply = await backends.ask("orders", "/orders", body)
+        status, reply = await backends.ask("orders", "/orders", await json_body(request))
         return web.json_response(reply, status=status)
 
     async def order_form(request: web.Request) -> web.Response:
