@@ -45,7 +45,7 @@ class Settings:
         """Everything that may be shown; of secrets only fingerprints."""
         delivery = read_text(self.config / "delivery.json")
         try:
-            countries = json.loads(delivery)["countries"] if delivery else []
+            countries = [str(name) for name in json.loads(delivery)["countries"]] if delivery else []
         except (ValueError, KeyError, TypeError):
             countries = []
         password = self.environ.get("DB_PASSWORD", "")

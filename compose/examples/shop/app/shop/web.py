@@ -98,9 +98,9 @@ def build(place: Place, environ: Mapping[str, str]) -> web.Application:
         form = await request.post()
         quantity = str(form.get("quantity", ""))
         body = {
-            "customer": form.get("customer"),
-            "sku": form.get("sku"),
-            "quantity": int(quantity) if quantity.isdecimal() else None,
+            "customer": str(form.get("customer", "")),
+            "sku": str(form.get("sku", "")),
+            "quantity": int(quantity) if quantity.isdecimal() and len(quantity) < 5 else None,
         }
         status, reply = await backends.ask("orders", "/orders", body)
         target = request.url.with_path("/").with_query({} if status == 201 else {"problem": reply["error"]})
