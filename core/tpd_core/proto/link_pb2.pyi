@@ -55,6 +55,7 @@ class OpenRequest(_message.Message):
     INBOUND_FIELD_NUMBER: _builtins.int
     FILES_FIELD_NUMBER: _builtins.int
     ENROLL_FIELD_NUMBER: _builtins.int
+    STOP_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def control(self) -> Global___Control:
         """daemon to manager or agent, manager to agent"""
@@ -75,6 +76,10 @@ class OpenRequest(_message.Message):
     def enroll(self) -> Global___Enroll:
         """agent to manager, on the `enroll.tpd` name only"""
 
+    @_builtins.property
+    def stop(self) -> Global___Stop:
+        """manager to agent: give everything back and exit; accepting the stream is the answer"""
+
     def __init__(
         self,
         *,
@@ -83,12 +88,13 @@ class OpenRequest(_message.Message):
         inbound: Global___Inbound | None = ...,
         files: Global___Files | None = ...,
         enroll: Global___Enroll | None = ...,
+        stop: Global___Stop | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["control", b"control", "dial", b"dial", "enroll", b"enroll", "files", b"files", "inbound", b"inbound", "kind", b"kind"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["control", b"control", "dial", b"dial", "enroll", b"enroll", "files", b"files", "inbound", b"inbound", "kind", b"kind", "stop", b"stop"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["control", b"control", "dial", b"dial", "enroll", b"enroll", "files", b"files", "inbound", b"inbound", "kind", b"kind"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["control", b"control", "dial", b"dial", "enroll", b"enroll", "files", b"files", "inbound", b"inbound", "kind", b"kind", "stop", b"stop"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["control", "dial", "inbound", "files", "enroll"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["control", "dial", "inbound", "files", "enroll", "stop"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -123,6 +129,21 @@ class Enroll(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Enroll: _TypeAlias = Enroll  # noqa: Y015
+
+@_typing.final
+class Stop(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Stop: _TypeAlias = Stop  # noqa: Y015
 
 @_typing.final
 class Dial(_message.Message):
