@@ -1,0 +1,1 @@
+"""Observability that every long-running part shares."""
