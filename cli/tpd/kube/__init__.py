@@ -1,0 +1,1 @@
+"""The cluster as the developer's own login sees it."""
