@@ -1,0 +1,1 @@
+"""Everything that the asyncio parts of tpd share: loop, tasks, TLS contexts, links, streams, relays."""

@@ -1,0 +1,448 @@
+"""A link: one TLS connection that carries many streams, as asyncio sees it.
+
+The link is the transport's buffered protocol. What one turn of the loop queued, by however many streams, is written by
+one call at the end of the turn. While the transport is full, streams that want to write wait in a queue and get one
+chunk each in turn when it drains, so none starves behind another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import ssl
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Final, Self
+
+from tpd_core.aio.errors import LinkClosed, StreamRejected
+from tpd_core.aio.handshake import HANDSHAKE_TIMEOUT, Greeted, greet
+from tpd_core.aio.loop import is_fastnet
+from tpd_core.aio.stream import Incoming, Sink, Stream, Turn, reject_reason
+from tpd_core.wire.errors import LocalProtocolError, RemoteProtocolError
+from tpd_core.wire.frames import (
+    ACK,
+    CHUNK,
+    CREDIT,
+    DATA,
+    FIN,
+    MIN_WINDOW,
+    NUMBER,
+    OPEN,
+    OPENED,
+    PONG,
+    REJECT,
+    RejectCode,
+)
+from tpd_core.wire.hello import LINK_ID_SIZE, Hello
+from tpd_core.wire.mux import Mux
+from tpd_core.wire.stream import MuxStream
+
+KEEPALIVE: Final = 2.0
+"""Seconds of silence after which the peer is asked for a sign of life."""
+
+DEAD_AFTER: Final = 5.0
+"""Seconds of silence after which the link is dead."""
+
+_TURNS: Final = 32  # chunks sent by waiting streams before other events of the loop are looked at
+_CLOSE_TIMEOUT: Final = 2.0  # seconds that an orderly close may take
+_SLOW_PATH: Final = 0.01  # seconds of round trip from which on a short send queue pays (measured at 80 ms)
+_TCP_NOTSENT_LOWAT: Final = 25
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class LinkStats:
+    """Counters of a link.
+
+    Attributes:
+        bytes_in: Bytes received, after TLS.
+        bytes_out: Bytes sent, before TLS.
+        streams_opened: Streams opened by either end.
+        rtt: Last round trip in seconds, None before the first.
+    """
+
+    bytes_in: int = 0
+    bytes_out: int = 0
+    streams_opened: int = 0
+    rtt: float | None = None
+
+
+class Link(asyncio.BufferedProtocol):
+    """One end of a link; made by `connect` or `accept`, an async context manager that closes it.
+
+    Attributes:
+        id: 16 bytes, the same at both ends.
+        peer_certificate: The peer's certificate in DER form, None when it has none.
+        peer_capabilities: What the peer can do beyond the basic protocol.
+        stats: Counters.
+        closed: Set when the link is gone.
+        reason: Why, then.
+        loop: The event loop.
+        mux: The protocol state, for the streams.
+        blocked: The transport is full, for the streams.
+    """
+
+    def __init__(
+        self,
+        greeted: Greeted,
+        on_open: Callable[[Incoming], None],
+        *,
+        client: bool,
+        keepalive: float,
+        dead_after: float,
+    ) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.id = greeted.own.link_id
+        self.peer_certificate = greeted.certificate
+        self.peer_capabilities = greeted.peer.capabilities
+        self.stats = LinkStats()
+        self.closed = asyncio.Event()
+        self.reason: str | None = None
+        self.mux = Mux(client=client)
+        self.blocked = False
+        self._on_open = on_open
+        self._keepalive, self._dead_after = keepalive, dead_after
+        self._buffer = memoryview(bytearray(CHUNK))
+        self._waiting: deque[Sink] = deque()
+        self._scheduled = self._pumping = False
+        self._gone = asyncio.Event()
+        self._heard = self._pinged = self.loop.time()
+        self._pings = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._attach(greeted)
+
+    @classmethod
+    async def connect(
+        cls,
+        sock: socket.socket,
+        *,
+        tls: ssl.SSLContext,
+        server_hostname: str,
+        on_open: Callable[[Incoming], None],
+        keepalive: float = KEEPALIVE,
+        dead_after: float = DEAD_AFTER,
+        handshake_timeout: float = HANDSHAKE_TIMEOUT,
+    ) -> Self:
+        """Become the connecting end over a connected socket.
+
+        Args:
+            sock: Connected and non-blocking, TCP or an end of an AF_UNIX socket pair; owned from here on.
+            tls: From `tls.client_context`.
+            server_hostname: Name that the peer's certificate must carry; also the SNI.
+            on_open: Called, on the loop, for each stream that the peer opens; may be called before this returns.
+            keepalive: Seconds of silence until the peer is asked for a sign of life.
+            dead_after: Seconds of silence until the link counts as dead.
+            handshake_timeout: Seconds for TLS and HELLO.
+
+        Raises:
+            LinkClosed: TLS, the certificate or the protocol version was refused, or nothing answered in time.
+        """
+        own = Hello(os.urandom(LINK_ID_SIZE))
+        greeted = await greet(
+            sock, tls, server_hostname=server_hostname, answer=lambda _peer, _cert: own, timeout=handshake_timeout
+        )
+        return cls(greeted, on_open, client=True, keepalive=keepalive, dead_after=dead_after)
+
+    @classmethod
+    async def accept(
+        cls,
+        sock: socket.socket,
+        *,
+        tls: ssl.SSLContext,
+        on_open: Callable[[Incoming], None],
+        keepalive: float = KEEPALIVE,
+        dead_after: float = DEAD_AFTER,
+        handshake_timeout: float = HANDSHAKE_TIMEOUT,
+    ) -> Self:
+        """Become the accepting end over a connected socket; see `connect`, `tls` is from `tls.server_context`.
+
+        Raises:
+            LinkClosed: See `connect`.
+        """
+
+        def answer(peer: Hello | None, _certificate: bytes | None) -> Hello:
+            assert peer is not None
+            return Hello(peer.link_id)
+
+        greeted = await greet(sock, tls, server_hostname=None, answer=answer, timeout=handshake_timeout)
+        return cls(greeted, on_open, client=False, keepalive=keepalive, dead_after=dead_after)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    # -- for users -----------------------------------------------------------------------------------------------
+    async def open(self, request: bytes, *, head: bytes = b"", timeout: float | None = None) -> Stream:
+        """Open a stream and wait until the peer has accepted it.
+
+        Args:
+            request: Goes with it, `wire.frames.MAX_REQUEST` bytes at most.
+            head: First bytes to send, 64 KiB at most: they go out at once and are lost when the peer rejects.
+            timeout: Seconds to wait; then the stream is reset.
+
+        Raises:
+            StreamRejected: The peer (or a limit of this end) refused.
+            StreamReset: The peer reset it instead of an answer.
+            LinkClosed: The link is gone.
+            TimeoutError: No answer in time.
+        """
+        if self.reason is not None:
+            raise LinkClosed(self.reason)
+        if len(head) > MIN_WINDOW:
+            raise ValueError(f"head of {len(head)} bytes, the limit is {MIN_WINDOW}")
+        try:
+            raw = self.mux.open(request)
+        except LocalProtocolError as error:
+            raise StreamRejected(RejectCode.INTERNAL, str(error)) from error
+        self.stats.streams_opened += 1
+        stream = Stream(self, raw)
+        early = self.mux.send(raw, head)
+        stream.sent += early
+        self.schedule()
+        try:
+            async with asyncio.timeout(timeout):
+                await stream.wait_opened()
+        except (TimeoutError, asyncio.CancelledError):
+            stream.reset()
+            raise
+        if early < len(head):
+            await stream.write(head[early:])
+        return stream
+
+    async def wait_closed(self) -> str:
+        """Wait until the link is gone; why."""
+        await self.closed.wait()
+        return self.reason or ""
+
+    def close(self, reason: str = "closed by this side") -> None:
+        """End the link and every stream on it."""
+        self._end(reason, abort=False)
+
+    async def aclose(self, reason: str = "closed by this side") -> None:
+        """`close`, and wait until the connection is down (two seconds at most)."""
+        self.close(reason)
+        try:
+            async with asyncio.timeout(_CLOSE_TIMEOUT):
+                await self._gone.wait()
+        except TimeoutError:
+            self._transport.abort()
+            await self._gone.wait()
+
+    # -- for streams ---------------------------------------------------------------------------------------------
+    def send(self, stream: MuxStream, data: memoryview) -> int:
+        """Queue as much as credit and the link allow now."""
+        done = self.mux.send(stream, data)
+        if done < len(data) and stream.sendable > 0 and not self.blocked:
+            self.flush()
+            done += self.mux.send(stream, data[done:])
+        if done:
+            self.schedule()
+        return done
+
+    def consumed(self, stream: MuxStream, size: int) -> None:
+        """Somebody took received bytes."""
+        self.mux.consumed(stream, size)
+        self.schedule()
+
+    def wait_turn(self, sink: Sink) -> None:
+        """Call `sink.on_turn` when the link has room."""
+        self._waiting.append(sink)
+
+    def schedule(self) -> None:
+        """Write once, after every socket that is ready in this turn of the loop has been read."""
+        if not self._scheduled:
+            self._scheduled = True
+            self.loop.call_soon(self.flush)
+
+    def flush(self) -> None:
+        """Write what is queued, unless the transport is full."""
+        self._scheduled = False
+        if self.blocked or self.reason is not None:
+            return
+        for view in self.mux.data_to_send():
+            self.stats.bytes_out += len(view)
+            self._transport.write(view)
+        if self._waiting and not self.blocked:
+            self._pump_soon()
+
+    # -- transport -----------------------------------------------------------------------------------------------
+    def _attach(self, greeted: Greeted) -> None:
+        transport = self._transport = greeted.transport
+        transport.set_protocol(self)
+        # aiofastnet counts only what did not fit its TLS buffer; the others count all, and need some to work with
+        transport.set_write_buffer_limits(0 if is_fastnet(self.loop) else 2 * CHUNK, 0)
+        if greeted.rest:
+            self._feed(memoryview(greeted.rest))
+        if self.reason is None:
+            transport.resume_reading()
+            self._tick()
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """See asyncio.BufferedProtocol."""
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """See asyncio.BufferedProtocol."""
+        self._feed(self._buffer[:nbytes])
+
+    def _feed(self, data: memoryview) -> None:
+        if self.reason is not None:
+            return
+        self._heard = self.loop.time()
+        self.stats.bytes_in += len(data)
+        try:
+            events = self.mux.receive_data(data)
+        except RemoteProtocolError as error:
+            self._end(f"protocol error by the peer: {error}", abort=True)
+            return
+        for kind, stream, payload in events:
+            if kind == DATA:
+                stream.app.on_data(payload)  # type: ignore[union-attr] # DATA always has its stream
+            elif stream is None:
+                self._on_link_event(kind, payload)
+            else:
+                self._on_stream_event(kind, stream, payload)
+                if self.reason is not None:
+                    return
+        if not self._scheduled and self.mux.pending():
+            self.flush()
+
+    def _on_link_event(self, kind: int, payload: memoryview | bytes) -> None:
+        if kind == PONG:
+            self._on_pong(payload)
+        elif kind == ACK and self._waiting and not self.blocked:
+            self._pump_soon()
+
+    def _on_stream_event(self, kind: int, stream: MuxStream, payload: memoryview | bytes) -> None:
+        if kind == OPEN:
+            self.stats.streams_opened += 1
+            incoming = Incoming(self, stream, bytes(payload))
+            try:
+                self._on_open(incoming)
+            except Exception:
+                _log.exception("the handler of new streams failed")
+                incoming.reject(RejectCode.INTERNAL, "the peer failed to handle the request")
+            return
+        sink: Sink = stream.app
+        if kind == CREDIT:
+            sink.on_credit()
+        elif kind == FIN:
+            sink.on_fin()
+        elif kind == OPENED:
+            sink.on_opened()
+        elif kind == REJECT:
+            sink.on_rejected(*reject_reason(payload))
+        else:
+            sink.on_reset()
+
+    def eof_received(self) -> None:
+        """See asyncio.BufferedProtocol."""
+        self._end("the peer closed the connection", abort=True)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """See asyncio.BufferedProtocol."""
+        self._gone.set()
+        self._end(f"connection lost: {exc}" if exc else "the peer closed the connection", abort=True)
+
+    def pause_writing(self) -> None:
+        """See asyncio.BufferedProtocol."""
+        self.blocked = True
+
+    def resume_writing(self) -> None:
+        """See asyncio.BufferedProtocol."""
+        self.blocked = False
+        self.flush()
+        self._pump()
+
+    # -- turns ---------------------------------------------------------------------------------------------------
+    def _pump_soon(self) -> None:
+        if not self._pumping:
+            self._pumping = True
+            self.loop.call_soon(self._pump_later)
+
+    def _pump_later(self) -> None:
+        self._pumping = False
+        self._pump()
+
+    def _pump(self) -> None:
+        """Streams that waited for room, one chunk each in turn."""
+        waiting = self._waiting
+        for _ in range(_TURNS):
+            if not waiting or self.blocked or self.reason is not None:
+                return
+            sink = waiting.popleft()
+            turn = sink.on_turn()
+            if turn is Turn.FULL:
+                waiting.appendleft(sink)
+                return
+            if turn is Turn.AGAIN:
+                waiting.append(sink)
+        if waiting:
+            self._pump_soon()
+
+    # -- signs of life -------------------------------------------------------------------------------------------
+    def _tick(self) -> None:
+        """The link's only timer: pings in silence, ends the link when silence lasts."""
+        now = self.loop.time()
+        silence = now - self._heard
+        if silence >= self._dead_after:
+            self._end(f"peer silent for {self._dead_after:g} s", abort=True)
+            return
+        if not self._pings or (silence >= self._keepalive and now - self._pinged >= self._keepalive):
+            self._pings += 1
+            self._pinged = now
+            self.mux.ping(NUMBER.pack(self._pings))
+            self.schedule()
+        due = min(self._heard + self._dead_after, max(self._heard, self._pinged) + self._keepalive)
+        self._timer = self.loop.call_at(due, self._tick)
+
+    def _on_pong(self, payload: memoryview | bytes) -> None:
+        if NUMBER.unpack(payload)[0] != self._pings:
+            return
+        first = self.stats.rtt is None
+        self.stats.rtt = self.loop.time() - self._pinged
+        sock = self._transport.get_extra_info("socket")
+        if first and self.stats.rtt > _SLOW_PATH and sock is not None and sock.family != socket.AF_UNIX:
+            try:
+                sock.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, CHUNK)
+            except OSError:
+                pass  # an optimisation of Linux
+
+    # -- the end -------------------------------------------------------------------------------------------------
+    def _end(self, reason: str, *, abort: bool) -> None:
+        if self.reason is not None:
+            return
+        if not abort:
+            self.flush()
+        self.reason = reason
+        if self._timer is not None:
+            self._timer.cancel()
+        for stream in list(self.mux.streams.values()):
+            stream.app.on_lost(reason)
+        self._waiting.clear()
+        if abort:
+            self._transport.abort()
+        else:
+            self._transport.close()
+        self.closed.set()
+
+
+def describe(link: Link) -> dict[str, Any]:
+    """A link's state for status displays."""
+    return {
+        "id": link.id.hex(),
+        "streams": len(link.mux.streams),
+        "bytes_in": link.stats.bytes_in,
+        "bytes_out": link.stats.bytes_out,
+        "rtt": link.stats.rtt,
+        "closed": link.reason,
+    }
