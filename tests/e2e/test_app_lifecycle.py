@@ -77,8 +77,8 @@ def test_detached_run_has_a_watcher_until_the_project_is_gone(
 
 def test_docker_run(orders: Namespace, project: Project, nothing_left: Callable[[], None]) -> None:
     project.echo("unused")
-    child = ["docker", "run", "--rm", "-e", "ORIGIN=laptop", "-v", f"{project.directory}:/srv:ro", IMAGE]
-    with project.run("--intercept", "orders", "-n", orders.name, "--", *child, "python3", "/srv/echo.py") as running:
+    child = ["docker", "run", "--rm", "-e", "ORIGIN=laptop", "-v", f"{project.directory}:/srv:ro", "--entrypoint", "python3"]
+    with project.run("--intercept", "orders", "-n", orders.name, "--", *child, IMAGE, "/srv/echo.py") as running:
         running.expect(LISTENING)
         orders.await_origin("orders", "laptop")
         assert orders.look("orders", "env", "FROM_SECRET") == "s3cret$and`more`"

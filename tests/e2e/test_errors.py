@@ -49,7 +49,7 @@ def test_port_ambiguous(orders: Namespace, project: Project, nothing_left: Calla
 
 def test_child_fails(orders: Namespace, project: Project, nothing_left: Callable[[], None]) -> None:
     orders.deploy("orders")
-    project.services["orders"]["command"] = ["sh", "-c", "exit 7"]
+    project.services["orders"]["entrypoint"] = ["sh", "-c", "exit 7"]
     project.write()
     argv = ["--intercept", "orders", "-n", orders.name, *UP, "--exit-code-from", "orders"]
     fails(project, *argv, status=7, words=[])

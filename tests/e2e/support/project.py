@@ -83,7 +83,7 @@ class Project:
         environment = {"ORIGIN": "laptop", **extra.pop("environment", {})}
         self.services[service] = {
             "image": IMAGE,
-            "command": ["python3", "/srv/echo.py"],
+            "entrypoint": ["python3", "/srv/echo.py"],
             "environment": environment,
             "volumes": ["./echo.py:/srv/echo.py:ro", *extra.pop("volumes", [])],
             "stop_grace_period": "3s",
