@@ -10,7 +10,6 @@ from tpd.kube.config import Login, load_login
 from tpd_core.errors import ClusterError
 from tpd_core.kube import ApiClient, Forbidden, Unauthorized
 
-MANAGER_NAMESPACE = "tpd"
 _WHO = re.compile(r'User "(?P<user>[^"]*)" cannot (?P<verb>\S+) resource "(?P<resource>[^"]*)"(?P<rest>.*)')
 
 

@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from tpd.kube.access import rights
+from tpd.kube.names import LINK_ACCOUNT
 from tpd_core.errors import BugError, ClusterError, from_category
 from tpd_core.kube import SESSIONS, ApiClient, NotFound
 from tpd_core.kube.client import wait_for
 from tpd_core.kube.paths import API_VERSION, SELF_SUBJECT_REVIEWS, SERVICE_ACCOUNTS
 
 MANAGED = {"app.kubernetes.io/managed-by": "tpd"}
-LINK_ACCOUNT = "tpd-link"
+
 TOKEN_SECONDS = 12 * 3600  # asked for; the cluster may grant less
 
 

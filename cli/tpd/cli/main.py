@@ -1,0 +1,43 @@
+"""The `tpd` program."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated
+
+import typer
+
+from tpd.cli import helm, images, version
+from tpd.cli.common import DEBUG
+
+app = typer.Typer(
+    name="tpd",
+    help="Work on one service of a Kubernetes application from your laptop.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks with errors")] = False,
+) -> None:
+    """Options of every command."""
+    if debug:
+        os.environ[DEBUG] = "1"
+
+
+helm.register(app)
+images.register(app)
+version.register(app)
+
+
+def main() -> None:
+    """The console script."""
+    app(prog_name="tpd")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Building tpd's images and bringing them where they are needed."""
