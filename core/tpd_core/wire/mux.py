@@ -295,10 +295,10 @@ class Mux:
         return self.resumable and self.received - self._ack_sent >= ACK_EVERY
 
     def _on_ack(self, number: int) -> None:
-        if not self._acked <= number <= self.sent:
-            raise RemoteProtocolError(
-                f"ACK of byte {number}, sent and not acknowledged are {self._acked} to {self.sent}"
-            )
+        if number > self.sent:
+            raise RemoteProtocolError(f"ACK of byte {number}, sent are {self.sent}")
+        if number < self._acked:
+            return  # an old ACK, replayed on a new transport
         self._acked = number
         while self._replay and self._replay[0][0] + self._replay[0][2] <= number:
             self._recycle(self._replay.popleft()[1])
@@ -387,10 +387,8 @@ class Mux:
 
     def _check_known(self, number: int) -> None:
         """A frame for a stream that is not there: forgotten ones are fine, others never existed."""
-        if number & 1 == self._parity:
-            if number < self._next:
-                return
-        elif 0 < number <= self._last_peer:
+        last = self._next - 2 if number & 1 == self._parity else self._last_peer
+        if 0 < number <= last:
             return
         raise RemoteProtocolError(f"a frame for stream {number}, which was never opened")
 
