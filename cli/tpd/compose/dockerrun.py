@@ -35,7 +35,6 @@ _MOVED = (
     *("add-host", "dns-opt", "dns-option", "dns-search", "domainname", "expose", "hostname", "ip", "ip6", "link"),
     *("link-local-ip", "mac-address", "net", "net-alias", "network", "network-alias", "publish", "publish-all"),
 )
-)
 # docker reads an environment file line by line, in lines of at most 64 KiB (Go's bufio.Scanner), and drops a trailing
 # carriage return.
 _LINE_LIMIT = 60 * 1024
