@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tpd.run.spec import InterceptSpec, PortPair
+from tpd.compose.spec import InterceptSpec, PortPair
 from tpd_core.errors import UserError
 
 
@@ -61,13 +61,19 @@ def services_for(workload: Mapping[str, Any], services: Sequence[Mapping[str, An
     return found
 
 
-def resolve_target(spec: InterceptSpec, workload: Mapping[str, Any], services: Sequence[Mapping[str, Any]]) -> Target:
+def resolve_target(
+    spec: InterceptSpec,
+    workload: Mapping[str, Any],
+    services: Sequence[Mapping[str, Any]],
+    container: str | None = None,
+) -> Target:
     """Find the container and the ports that a spec means.
 
     Args:
         spec: What was asked for.
         workload: The workload object.
         services: The namespace's services.
+        container: The pod's container; None finds it by the port.
 
     Raises:
         UserError: The container or a port does not exist, or more than one would do.
@@ -75,23 +81,22 @@ def resolve_target(spec: InterceptSpec, workload: Mapping[str, Any], services: S
     kind, meta = workload["kind"], workload["metadata"]
     containers = pod_template(workload).get("spec", {}).get("containers") or []
     names = [item["name"] for item in containers]
-    if spec.container is not None and spec.container not in names:
-        raise UserError(f"{spec} has no container {spec.container!r}", hint=f"It has: {', '.join(names)}.")
+    if container is not None and container not in names:
+        raise UserError(f"{spec.workload} has no container {container!r}", hint=f"It has: {', '.join(names)}.")
     selecting = services_for(workload, services)
     table = {
         item["name"]: container_ports(item, containers, selecting)
         for item in containers
-        if spec.container in (None, item["name"])
+        if container in (None, item["name"])
     }
-    wanted = spec.ports or (PortPair(None, ""),)
     chosen: list[tuple[str, TargetPort, int]] = []
-    for pair in wanted:
-        container, port = _pick(spec, pair, table, selecting)
-        chosen.append((container, port, pair.local or port.number))
-    holders = {container for container, _, _ in chosen}
+    for pair in spec.ports or (None,):
+        holder, port = _pick(spec, pair, table, selecting)
+        chosen.append((holder, port, pair.local if pair else port.number))
+    holders = {holder for holder, _, _ in chosen}
     if len(holders) > 1:
         raise UserError(
-            f"the ports asked of {spec} belong to different containers: {', '.join(sorted(holders))}",
+            f"the ports asked of {spec.workload} belong to different containers: {', '.join(sorted(holders))}",
             hint="Intercept one container at a time.",
         )
     return Target(
@@ -137,45 +142,50 @@ def container_ports(
 
 def _pick(
     spec: InterceptSpec,
-    pair: PortPair,
+    pair: PortPair | None,
     table: Mapping[str, Sequence[TargetPort]],
     services: Sequence[Mapping[str, Any]],
 ) -> tuple[str, TargetPort]:
     every = [(container, port) for container, ports in table.items() for port in ports]
-    if not pair.remote:
+    remote = pair.remote if pair else None
+    if pair and remote is None:
+        same = [item for item in every if item[1].number == pair.local]
+        if len(same) == 1:
+            return same[0]
+    if remote is None:
         # A declared port that no service leads to (metrics, debugging) is rarely what is meant.
         candidates = [item for item in every if item[1].services] or every
     else:
-        candidates = [item for item in every if _means(pair.remote, item[1], services)]
-        if not candidates and pair.remote.isdecimal():
+        candidates = [item for item in every if _means(remote, item[1], services)]
+        if not candidates and isinstance(remote, int):
             # Containers may listen on ports that nobody declares.
-            return next(iter(table)), TargetPort("", int(pair.remote))
+            return next(iter(table)), TargetPort("", remote)
     if len(candidates) == 1:
         return candidates[0]
     listed = ", ".join(_described(container, port, len(table) > 1) for container, port in candidates or every)
     if not candidates:
         if not every:
             raise UserError(
-                f"{spec} declares no TCP port, and no service leads to it",
-                hint=f"Say which one: --intercept {spec}:LOCAL:REMOTE.",
+                f"{spec.workload} declares no TCP port, and no service leads to it",
+                hint=f"Say which one: --intercept {spec.workload}:LOCAL:REMOTE.",
             )
-        raise UserError(f"{spec} has no port {pair.remote!r}", hint=f"It has: {listed}.")
-    local = pair.local or candidates[0][1].number
+        raise UserError(f"{spec.workload} has no port {remote!r}", hint=f"It has: {listed}.")
+    first = candidates[0][1]
     raise UserError(
-        f"{spec} has more than one port: {listed}",
-        hint=f"Say which one: --intercept {spec}:{local}:{candidates[0][1].name or candidates[0][1].number}.",
+        f"{spec.workload} has more than one port: {listed}",
+        hint=f"Say which one: --intercept {spec.workload}:{pair.local if pair else first.number}:"
+        f"{first.name or first.number}.",
     )
 
 
-def _means(word: str, port: TargetPort, services: Sequence[Mapping[str, Any]]) -> bool:
-    if word.isdecimal() and int(word) == port.number:
-        return True
-    if word == port.name:
+def _means(word: int | str, port: TargetPort, services: Sequence[Mapping[str, Any]]) -> bool:
+    # The container's own number comes first; a service's number is looked at where it differs.
+    if word in (port.number, port.name):
         return True
     for service in services:
         for item in service.get("spec", {}).get("ports") or []:
             full = f"{service['metadata']['name']}:{item['port']}"
-            if full in port.services and word in (item.get("name"), str(item["port"])):
+            if full in port.services and word in (item.get("name"), item["port"]):
                 return True
     return False
 

@@ -6,8 +6,8 @@ import asyncio
 import difflib
 from typing import Any
 
+from tpd.compose.spec import InterceptSpec
 from tpd.kube.access import rights
-from tpd.run.spec import InterceptSpec
 from tpd_core.errors import ClusterError, UserError
 from tpd_core.kube import ApiClient, ApiError, Forbidden, NotFound
 from tpd_core.kube.paths import NAMESPACES, SERVICES, WORKLOADS
