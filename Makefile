@@ -41,11 +41,22 @@ net: .venv/ready ## kernel parts, in network namespaces (root)
 	$(PYTEST) tests/net
 
 .PHONY: e2e
-e2e: lab-up ## behaviour on the lab's engine and cluster
+e2e: ## behaviour on the lab's engines and cluster
+	$(MAKE) lab-up ROOTLESS=1
+	$(MAKE) lab-images
 	$(PYTEST) tests/e2e
 
 .PHONY: test
 test: lint unit net e2e ## everything, as continuous integration runs it
+
+.PHONY: demo
+demo: .venv/ready ## the main job, narrated (CONTEXT=name: on a cluster of yours; KEEP=1: leave it running)
+ifdef CONTEXT
+	@PATH="$(CURDIR)/.venv/bin:$$PATH" $(PY) compose/examples/shop/demo.py --context "$(CONTEXT)"
+else
+	@$(MAKE) --no-print-directory lab-up lab-images
+	@eval "$$($(LAB) env)" && PATH="$(CURDIR)/.venv/bin:$$PATH" $(PY) compose/examples/shop/demo.py
+endif
 
 .PHONY: generate
 generate: .venv/ready ## regenerate the protobuf modules

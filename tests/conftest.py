@@ -23,7 +23,11 @@ class SkipGuard:
         self.unlisted: list[str] = []
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        if report.skipped and not hasattr(report, "wasxfail") and not report.nodeid.startswith(allowed_skips() or ("\0",)):
+        if (
+            report.skipped
+            and not hasattr(report, "wasxfail")
+            and not report.nodeid.startswith(allowed_skips() or ("\0",))
+        ):
             self.unlisted.append(report.nodeid)
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
