@@ -12,11 +12,12 @@ import logging
 import os
 import socket
 import ssl
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Final, Self
 
 from tpd_core.aio.errors import LinkClosed, StreamRejected
 from tpd_core.aio.handshake import HANDSHAKE_TIMEOUT, Greeted, greet
@@ -112,6 +113,7 @@ class Link(asyncio.BufferedProtocol):
         self._scheduled = self._pumping = False
         self._gone = asyncio.Event()
         self._heard = self._pinged = self.loop.time()
+        self._ping_sent = 0.0  # by a finer clock than uvloop's, which counts milliseconds
         self._pings = 0
         self._timer: asyncio.TimerHandle | None = None
         self._attach(greeted)
@@ -400,6 +402,7 @@ class Link(asyncio.BufferedProtocol):
         if not self._pings or (silence >= self._keepalive and now - self._pinged >= self._keepalive):
             self._pings += 1
             self._pinged = now
+            self._ping_sent = time.perf_counter()
             self.mux.ping(NUMBER.pack(self._pings))
             self.schedule()
         due = min(self._heard + self._dead_after, max(self._heard, self._pinged) + self._keepalive)
@@ -409,7 +412,7 @@ class Link(asyncio.BufferedProtocol):
         if NUMBER.unpack(payload)[0] != self._pings:
             return
         first = self.stats.rtt is None
-        self.stats.rtt = self.loop.time() - self._pinged
+        self.stats.rtt = time.perf_counter() - self._ping_sent
         sock = self._transport.get_extra_info("socket")
         if first and self.stats.rtt > _SLOW_PATH and sock is not None and sock.family != socket.AF_UNIX:
             try:
@@ -434,15 +437,3 @@ class Link(asyncio.BufferedProtocol):
         else:
             self._transport.close()
         self.closed.set()
-
-
-def describe(link: Link) -> dict[str, Any]:
-    """A link's state for status displays."""
-    return {
-        "id": link.id.hex(),
-        "streams": len(link.mux.streams),
-        "bytes_in": link.stats.bytes_in,
-        "bytes_out": link.stats.bytes_out,
-        "rtt": link.stats.rtt,
-        "closed": link.reason,
-    }

@@ -37,7 +37,20 @@ def loop_factory() -> LoopFactory:
 def run(main: Coroutine[Any, Any, T], *, debug: bool | None = None) -> T:
     """`asyncio.run` on the best loop that is installed."""
     with asyncio.Runner(loop_factory=loop_factory(), debug=debug) as runner:
+        runner.get_loop().set_exception_handler(on_loop_error)
         return runner.run(main)
+
+
+def on_loop_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Report what nobody else did, except peers that hang up during the TLS handshake."""
+    if not is_hangup(context):
+        loop.default_exception_handler(context)
+
+
+def is_hangup(context: dict[str, Any]) -> bool:
+    """aiofastnet reports a lost peer to the loop (as a bare class), besides raising it where it belongs."""
+    error = context.get("exception")
+    return "transport" in context and isinstance(error, type) and issubclass(error, OSError)
 
 
 def is_fastnet(loop: asyncio.AbstractEventLoop) -> bool:

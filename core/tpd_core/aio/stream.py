@@ -159,11 +159,10 @@ class Stream:
         """
         from tpd_core.aio.splice import Splice
 
-        if self._error is not None:
-            sock.close()
-            raise self._error
         self._splice = Splice(self, self._stream, sock, head, bytes(self._inbox), self._eof)
         self._inbox.clear()
+        if self._error is not None:
+            self._splice.abort()
         return await self._splice.run()
 
     async def finish_when_idle(self, idle: float, deadline: float) -> bool:
