@@ -12,6 +12,7 @@ import ipaddress
 from dataclasses import dataclass, field
 from typing import Final
 
+DEFAULT_DOMAIN: Final = "cluster.local"
 _REVERSE: Final = ".in-addr.arpa"
 _LONGEST_SHORT: Final = 3  # labels of pod.service.namespace
 
@@ -29,7 +30,7 @@ class NameConfig:
     """
 
     namespace: str
-    domain: str = "cluster.local"
+    domain: str = DEFAULT_DOMAIN
     ranges: tuple[ipaddress.IPv4Network, ...] = ()
     local_names: frozenset[str] = field(default_factory=frozenset)
     remote_names: frozenset[str] = field(default_factory=frozenset)
