@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from tpd.cli import helm, images, version
+from tpd.cli import helm, images, run, version
 from tpd.cli.common import DEBUG
 
 app = typer.Typer(
@@ -29,6 +29,7 @@ def options(
         os.environ[DEBUG] = "1"
 
 
+run.register(app)
 helm.register(app)
 images.register(app)
 version.register(app)

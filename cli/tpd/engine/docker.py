@@ -103,6 +103,16 @@ class Engine:
         with _refusals(f"run {' '.join(command)!r} in {image!r}"):
             return bytes(self._client.containers.run(image, list(command), remove=True, **settings))
 
+    def dns_servers(self, image: str) -> tuple[str, ...]:
+        """The DNS servers that the engine gives to containers, as a throwaway container sees them.
+
+        Args:
+            image: Any image with `cat` in it.
+        """
+        text = self.output(image, ["/etc/resolv.conf"], entrypoint="cat", network_mode="bridge", labels={LABEL: "1"})
+        words = (line.split() for line in text.decode(errors="replace").splitlines())
+        return tuple(parts[1] for parts in words if len(parts) > 1 and parts[0] == "nameserver")
+
     def remove(self, container: str) -> bool:
         """Remove a container whatever its state; False when it was not there."""
         try:
@@ -195,6 +205,12 @@ class Engine:
         except _NotFoundError:
             return False
         return True
+
+    def exposed_ports(self, image: str) -> tuple[str, ...]:
+        """Ports that an image exposes, as in "8080/tcp"; the image is pulled when it is not there."""
+        self.ensure_image(image)
+        with _refusals(f"inspect image {image!r}"):
+            return tuple(sorted((self._client.images.get(image).attrs.get("Config") or {}).get("ExposedPorts") or {}))
 
     def ensure_image(self, image: str) -> None:
         """Pull an image that the engine does not hold.

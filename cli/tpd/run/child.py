@@ -97,7 +97,8 @@ class Child:
     if sys.platform != "win32":
 
         async def _run_in_group(self) -> int:
-            self._start(process_group=0)
+            # Without a controlling terminal: in the background of one it would be stopped as it reads or sets it.
+            self._start(start_new_session=True)
             with self._signals.handled(lambda number: self._end(lambda: self._signal(number))):
                 return await self._wait()
 

@@ -6,23 +6,23 @@ import asyncio
 import contextlib
 import functools
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from tpd.control.client import DaemonClient, DaemonGoneError
 from tpd.engine.docker import Engine
 from tpd.kube.attachments import attachment_body, create_attachment, delete_attachment
 from tpd.kube.config import Login
 from tpd.kube.session import Identity, LinkToken, create_session, delete_session, link_token
-from tpd.kube.targets import Target
+from tpd.kube.targets import Target, TargetPort
 from tpd.run.reach import Reach
 from tpd.run.state import AttachmentRecord, SeatRecord
 from tpd.version import client_version
 from tpd_core.aio.tasks import cancel_and_wait, spawn
 from tpd_core.errors import EngineError, TpdError
-from tpd_core.kube import ApiClient
+from tpd_core.kube import SESSIONS, ApiClient, NotFound
 from tpd_core.proto import control_pb2, link_pb2
 
 HELLO_SECONDS = 30.0
@@ -60,6 +60,29 @@ class SeatPlan:
     local_names: tuple[str, ...] = ()
     remote_names: tuple[str, ...] = ()
 
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> SeatPlan:
+        """Rebuild a plan that was kept as JSON.
+
+        Raises:
+            KeyError, TypeError: It is not one.
+        """
+        targets = tuple(
+            Target(
+                item["kind"],
+                item["name"],
+                item["namespace"],
+                item["container"],
+                tuple(
+                    (TargetPort(port["name"], port["number"], tuple(port["services"])), local)
+                    for port, local in item["ports"]
+                ),
+            )
+            for item in content["targets"]
+        )
+        lists = ("transports", "dns_upstreams", "local_names", "remote_names")
+        return cls(content["namespace"], targets, content["mount"], **{name: tuple(content[name]) for name in lists})
+
 
 @dataclass(frozen=True, slots=True)
 class Attached:
@@ -90,7 +113,6 @@ class Seat:
         self.manager_port = 0
         self._engine = engine
         self._changed = changed
-        self._generation = 0
         self.client = DaemonClient(self._find_daemon)
 
     async def __aenter__(self) -> Self:
@@ -148,8 +170,9 @@ class Seat:
         """
         _, hello = await asyncio.gather(self.join_network(), self.hello())
         await self._delete_objects()
-        self._generation += 1
-        name = self.record.label if self._generation == 1 else f"{self.record.label}-{self._generation}"
+        self.record.generation += 1
+        generation = self.record.generation
+        name = self.record.label if generation == 1 else f"{self.record.label}-{generation}"
         cluster = self.cluster
         session, token = await asyncio.gather(
             create_session(
@@ -215,6 +238,25 @@ class Seat:
             Attached(target, record, reply)
             for (target, _), record, reply in zip(objects, records, replies, strict=True)
         ]
+
+    async def resume(self) -> bool:
+        """Take over a daemon that another process has connected; False when it needs to be engaged anew.
+
+        Raises:
+            TpdError: The daemon or the cluster does not answer.
+        """
+        hello = await self.hello()
+        if not hello.connected or not self.record.session:
+            return False
+        try:
+            session = await self.cluster.api.get(SESSIONS.path(None, self.record.session))
+        except NotFound:
+            return False
+        manager = session.get("status", {}).get("manager") or {}
+        self.manager_pods, self.manager_port = tuple(manager.get("pods") or ()), int(manager.get("port") or 0)
+        await self.renew_token()
+        self.instance = hello.instance
+        return True
 
     async def renew_token(self) -> LinkToken:
         """Give the daemon a fresh token."""

@@ -27,7 +27,11 @@ class Signals:
     def __enter__(self) -> Signals:
         task = asyncio.current_task()
         assert task is not None
-        self._handler = lambda number: task.cancel() and None
+
+        def cancel(number: int) -> None:
+            task.cancel()
+
+        self._handler = cancel
         if sys.platform != "win32":
             loop = asyncio.get_running_loop()
             for number in self._numbers:

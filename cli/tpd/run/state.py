@@ -35,6 +35,8 @@ class SeatRecord:
         label: Value of the containers' `dev.tpd.session` label.
         session: Name of the present Session object; empty while there is none.
         services: Compose services (or container names) that live in it.
+        plan: What the daemon is for (`tpd.run.seat.SeatPlan`), for the one who takes over.
+        generation: How many daemons have had a session here.
     """
 
     label: str
@@ -42,6 +44,8 @@ class SeatRecord:
     daemon: str
     services: list[str] = field(default_factory=list)
     session: str = ""
+    generation: int = 0
+    plan: dict[str, Any] = field(default_factory=dict)
     attachments: list[AttachmentRecord] = field(default_factory=list)
 
 
@@ -54,7 +58,6 @@ class RunRecord:
         pid: The process that keeps it: the run itself, or its watcher.
         volume: The shared Docker volume; empty for none.
         network: A network of tpd's own to remove at the end; empty for none.
-        api_network: A network that the anchor joins to reach the API server; empty for none.
     """
 
     id: str
@@ -72,9 +75,6 @@ class RunRecord:
     project: str = ""
     volume: str = ""
     network: str = ""
-    api_network: str = ""
-    transports: list[int] = field(default_factory=list)
-    connect: dict[str, Any] = field(default_factory=dict)
     seats: list[SeatRecord] = field(default_factory=list)
 
 

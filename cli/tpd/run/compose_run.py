@@ -1,0 +1,202 @@
+"""A run whose child is `docker compose`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tpd.cli.report import Reporter
+from tpd.compose.argv import ComposeCommand, child_environment
+from tpd.compose.locate import project_directory
+from tpd.compose.model import Bind, Plan, Request, Target
+from tpd.compose.spec import InterceptSpec, map_services
+from tpd.compose.transform import render, shared_volume, transform
+from tpd.engine.docker import PROJECT_LABEL, Engine
+from tpd.kube.session import session_name
+from tpd.run.child import Child
+from tpd.run.frame import Ground, Run, choose_volumes, report_attached, survey
+from tpd.run.handover import start_watcher
+from tpd.run.options import RunOptions
+from tpd.run.programs import output, quietly
+from tpd.run.seat import Attached, SeatPlan
+from tpd.run.signals import Signals
+from tpd.run.state import SeatRecord
+from tpd_core.errors import UserError
+
+_SERVICE_LABEL = "com.docker.compose.service"
+
+
+async def run_compose(
+    options: RunOptions,
+    specs: Sequence[InterceptSpec],
+    command: ComposeCommand,
+    report: Reporter,
+    signals: Signals,
+) -> int:
+    """Carry out the run; returns the child's exit status.
+
+    Raises:
+        TpdError: Something stands in the way; nothing is left behind.
+    """
+    if not command.starts:
+        raise UserError(
+            f"`docker compose {command.subcommand}` starts nothing that could take a workload's place",
+            hint=f"Run it without tpd: docker compose {command.subcommand}.",
+        )
+    directory = project_directory(command, Path.cwd(), os.environ)
+    async with contextlib.AsyncExitStack() as stack:
+        with report.step("checking cluster, engine and compose file"):
+            async with asyncio.TaskGroup() as group:
+                reading = group.create_task(_compose_json(command))
+                surveying = group.create_task(
+                    stack.enter_async_context(survey(options.cluster, options.images, specs, options.container))
+                )
+            config, ground = reading.result(), surveying.result()
+        services = list(config.get("services") or {})
+        mapped = map_services([spec for spec, _ in ground.targets], services)
+        project = _Project(
+            options, command, config, ground, dict(zip((s for _, s in mapped), ground.targets, strict=True))
+        )
+        run = Run.begin(session_name(), ground, report, options.cluster, "run")
+        run.record.command = list(options.argv)
+        run.record.project = config["name"]
+        try:
+            return await project.carry_out(run, stack, directory, report, signals)
+        finally:
+            with signals.ignored():
+                await run.undo.run()
+
+
+class _Project:
+    """One compose project on its way from the user's document to ours."""
+
+    def __init__(
+        self,
+        options: RunOptions,
+        command: ComposeCommand,
+        config: dict[str, Any],
+        ground: Ground,
+        targets: Mapping[str, tuple[InterceptSpec, Any]],
+    ) -> None:
+        self._options = options
+        self._command = command
+        self._config = config
+        self._ground = ground
+        self._targets = {service: target for service, (_, target) in targets.items()}
+
+    async def carry_out(
+        self, run: Run, stack: contextlib.AsyncExitStack, directory: Path, report: Reporter, signals: Signals
+    ) -> int:
+        """From the anchor to the child's end."""
+        command = self._command
+        shared = shared_volume(self._config)
+        known = None if shared.external else await asyncio.to_thread(self._ground.engine.volume, shared.name)
+        choice = await choose_volumes(
+            self._ground, self._options.mount, shared.name, dict(shared.labels), shared.external
+        )
+        if choice.note:
+            report.warn(choice.note)
+        if choice.volumes and not shared.external and known is None:
+            run.own_volume(shared.name)
+        run.record.mount = choice.volumes is not None
+        request = Request(
+            targets=tuple(Target(service) for service in self._targets),
+            session=run.name,
+            images=self._options.images.images,
+            volumes=choice.volumes,
+            remote=self._options.remote,
+            gate=not command.abort_on_exit,
+            separator=command.separator(os.environ),
+        )
+        plan = transform(self._config, request)
+        command.check(plan)
+        for note in plan.notes:
+            report.note(note)
+        file = str(run.directory.compose_file)
+        run.directory.write_private(run.directory.compose_file, render(plan.document))
+        run.own_containers()
+        with report.step("starting the daemon"):
+            outside = await asyncio.to_thread(_outside, self._ground.engine, plan)
+            if outside:
+                await quietly(command.stop_argv(file, plan, str(directory), outside), "stop the services")
+            await quietly(command.prepare_argv(file, plan, str(directory)), "start tpd's containers")
+        await run.sit(stack, self._seats(plan, choice.volumes is not None))
+        with report.step(f"engaging {', '.join(self._targets)}"):
+            attached = await run.engage()
+        report_attached(run, attached)
+        filled = tuple(
+            _filled(service, [item for item in attached if item.target == target])
+            for service, target in self._targets.items()
+        )
+        plan = transform(self._config, replace(request, targets=filled))
+        run.directory.write_private(run.directory.compose_file, render(plan.document))
+        enabled: list[str] = []
+        if command.wants_services:
+            enabled = (await _ask(command.services_argv(), command)).split()
+        child = Child(
+            command.child_argv(file, plan, str(directory), services=enabled),
+            {**os.environ, **child_environment(file, plan)},
+            signals,
+            before_end=run.release,
+            keys_end=command.subcommand != "run",
+        )
+        status = await child.run()
+        if status == 0 and command.detached and signals.received is None:
+            await start_watcher(run)
+        return status
+
+    def _seats(self, plan: Plan, mount: bool) -> list[tuple[SeatRecord, SeatPlan]]:
+        seats = []
+        for namespace in plan.namespaces:
+            record = SeatRecord(namespace.session, namespace.anchor, namespace.daemon, list(namespace.members))
+            seat = SeatPlan(
+                namespace=self._ground.namespace,
+                targets=tuple(self._targets[service] for service in namespace.targets),
+                mount=mount,
+                transports=self._options.transports,
+                dns_upstreams=namespace.dns_upstreams or self._ground.upstreams,
+                local_names=plan.local_names,
+                remote_names=plan.remote_names,
+            )
+            seats.append((record, seat))
+        return seats
+
+
+def _filled(service: str, attached: Sequence[Attached]) -> Target:
+    environment: dict[str, str] = {}
+    binds: list[Bind] = []
+    for item in attached:
+        environment.update(item.reply.environment)
+        binds += [
+            Bind(volume.source, volume.mount_path, volume.read_only)
+            for volume in item.reply.attachment.volumes
+            if volume.mounted
+        ]
+    return Target(service, environment, tuple(binds))
+
+
+def _outside(engine: Engine, plan: Plan) -> list[str]:
+    """Members that run in a container which was made without tpd: it holds the ports that the anchor needs."""
+    found = set()
+    for item in engine.containers({PROJECT_LABEL: plan.project}, running=True):
+        service = item["Labels"].get(_SERVICE_LABEL, "")
+        mode = str((item.get("HostConfig") or {}).get("NetworkMode", ""))
+        if service in plan.members and not mode.startswith("container:"):
+            found.add(service)
+    return sorted(found)
+
+
+async def _compose_json(command: ComposeCommand) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(await _ask(command.config_argv(), command))
+    return content
+
+
+async def _ask(argv: Sequence[str], command: ComposeCommand) -> str:
+    stdin = None if "-" in command.files else asyncio.subprocess.DEVNULL
+    return await output(argv, "read the compose project", stdin=stdin)

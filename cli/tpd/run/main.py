@@ -1,0 +1,40 @@
+"""`tpd run`: which kind it is, and the one way out of all of them."""
+
+from __future__ import annotations
+
+import asyncio
+
+from tpd.cli.report import Reporter
+from tpd.compose.argv import ComposeCommand, parse_child
+from tpd.compose.spec import merge_specs, parse_intercept
+from tpd.run.options import RunOptions
+from tpd.run.signals import Signals
+from tpd_core.errors import UserError
+
+
+async def run(options: RunOptions, report: Reporter) -> int:
+    """Carry out a run; returns its exit status.
+
+    Raises:
+        TpdError: It could not be, and nothing of it is left.
+    """
+    command = parse_child(options.argv)
+    specs = merge_specs(parse_intercept(text) for text in options.intercepts)
+    if not specs:
+        raise UserError(
+            "tpd run needs at least one --intercept",
+            hint="tpd run --intercept WORKLOAD -- docker compose up; for the cluster's network alone: tpd connect.",
+        )
+    with Signals() as signals:
+        try:
+            if isinstance(command, ComposeCommand):
+                from tpd.run.compose_run import run_compose
+
+                return await run_compose(options, specs, command, report, signals)
+            from tpd.run.docker_run import run_docker
+
+            return await run_docker(options, specs, command, report, signals)
+        except asyncio.CancelledError:
+            if signals.received is None:
+                raise
+            return 128 + signals.received
