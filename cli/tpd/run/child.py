@@ -49,6 +49,7 @@ class Child:
         self._signals = signals
         self._before_end = before_end
         self._keys_end = keys_end
+        self._interrupted = False
         self._ending: asyncio.Task[None] | None = None
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -72,6 +73,9 @@ class Child:
     async def _wait(self) -> int:
         assert self._process is not None
         status = await asyncio.to_thread(self._process.wait)
+        if self._interrupted and self._keys_end and status != 0:
+            # Compose answers Ctrl-C with 130, but panics on its way out every now and then (2.26.1).
+            return 128 + signal.SIGINT
         return 128 - status if status < 0 else status
 
     def _end(self, pass_on: Callable[[], None]) -> None:
@@ -117,6 +121,7 @@ class Child:
                 if b"\x03" not in data or not (self._keys_end or terminal.interrupts()):
                     terminal.send(data)
                     return
+                self._interrupted = True
                 self._end(lambda: terminal.send(b"\x03"))
                 terminal.send(data.replace(b"\x03", b""))
 

@@ -19,6 +19,7 @@ from tpd.compose.spec import InterceptSpec, map_services
 from tpd.compose.transform import render, shared_volume, transform
 from tpd.engine.docker import PROJECT_LABEL, Engine
 from tpd.kube.session import session_name
+from tpd.kube.targets import Target as Workload
 from tpd.run.child import Child
 from tpd.run.frame import Ground, Run, choose_volumes, report_attached, survey
 from tpd.run.handover import start_watcher
@@ -54,15 +55,15 @@ async def run_compose(
         with report.step("checking cluster, engine and compose file"):
             async with asyncio.TaskGroup() as group:
                 reading = group.create_task(_compose_json(command))
+                naming = group.create_task(_enabled(command))
                 surveying = group.create_task(
                     stack.enter_async_context(survey(options.cluster, options.images, specs, options.container))
                 )
-            config, ground = reading.result(), surveying.result()
+            config, ground, enabled = reading.result(), surveying.result(), naming.result()
         services = list(config.get("services") or {})
         mapped = map_services([spec for spec, _ in ground.targets], services)
-        project = _Project(
-            options, command, config, ground, dict(zip((s for _, s in mapped), ground.targets, strict=True))
-        )
+        targets = {service: target for (_, service), (_, target) in zip(mapped, ground.targets, strict=True)}
+        project = _Project(options, command, config, enabled, ground, targets)
         run = Run.begin(session_name(), ground, report, options.cluster, "run")
         run.record.command = list(options.argv)
         run.record.project = config["name"]
@@ -81,14 +82,16 @@ class _Project:
         options: RunOptions,
         command: ComposeCommand,
         config: dict[str, Any],
+        enabled: Sequence[str],
         ground: Ground,
-        targets: Mapping[str, tuple[InterceptSpec, Any]],
+        targets: Mapping[str, Workload],
     ) -> None:
         self._options = options
         self._command = command
         self._config = config
+        self._enabled = enabled
         self._ground = ground
-        self._targets = {service: target for service, (_, target) in targets.items()}
+        self._targets = targets
 
     async def carry_out(
         self, run: Run, stack: contextlib.AsyncExitStack, directory: Path, report: Reporter, signals: Signals
@@ -115,7 +118,7 @@ class _Project:
             separator=command.separator(os.environ),
         )
         plan = transform(self._config, request)
-        command.check(plan)
+        command.check(plan, self._enabled)
         for note in plan.notes:
             report.note(note)
         file = str(run.directory.compose_file)
@@ -136,11 +139,8 @@ class _Project:
         )
         plan = transform(self._config, replace(request, targets=filled))
         run.directory.write_private(run.directory.compose_file, render(plan.document))
-        enabled: list[str] = []
-        if command.wants_services:
-            enabled = (await _ask(command.services_argv(), command)).split()
         child = Child(
-            command.child_argv(file, plan, str(directory), services=enabled),
+            command.child_argv(file, plan, str(directory), services=self._enabled),
             {**os.environ, **child_environment(file, plan)},
             signals,
             before_end=run.release,
@@ -195,6 +195,11 @@ def _outside(engine: Engine, plan: Plan) -> list[str]:
 async def _compose_json(command: ComposeCommand) -> dict[str, Any]:
     content: dict[str, Any] = json.loads(await _ask(command.config_argv(), command))
     return content
+
+
+async def _enabled(command: ComposeCommand) -> list[str]:
+    """The services that the user's profiles enable, where the command means all of them."""
+    return (await _ask(command.services_argv(), command)).split() if command.wants_services else []
 
 
 async def _ask(argv: Sequence[str], command: ComposeCommand) -> str:

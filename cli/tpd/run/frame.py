@@ -198,6 +198,7 @@ class Run:
         self.record.seats = [record for record, _ in records]
         self.save()
         self.undo.push("delete the session in the cluster", self._delete_objects)
+        self.undo.push("unmount the volumes", self._disconnect)
         self.undo.push("give the traffic back", self.release)
         self.supervisor = Supervisor(self.seats, self.report)
         stack.push_async_callback(cancel_and_wait, spawn(self.supervisor.run(), name="supervisor"))
@@ -223,6 +224,9 @@ class Run:
             return
         self._released = True
         await asyncio.gather(*(seat.release() for seat in self.seats))
+
+    async def _disconnect(self) -> None:
+        await asyncio.gather(*(seat.disconnect() for seat in self.seats))
 
     async def _delete_objects(self) -> None:
         await delete_objects(self.ground.cluster.api, self.record.seats)

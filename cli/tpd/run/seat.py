@@ -272,9 +272,10 @@ class Seat:
         with contextlib.suppress(DaemonGoneError):
             await self.client.detach(uid, drain)
 
-    async def close(self) -> None:
-        """Delete the objects in the cluster."""
-        await self._delete_objects()
+    async def disconnect(self) -> None:
+        """Have the daemon unmount everything, as far as it still lives: no stale mount must outlive its container."""
+        with contextlib.suppress(DaemonGoneError):
+            await self.client.disconnect()
 
     async def _delete_objects(self) -> None:
         await delete_objects(self.cluster.api, [self.record])
