@@ -134,10 +134,12 @@ class ComposeCommand:
 
     @property
     def wants_services(self) -> bool:
-        """The command means every service of the user's, but must not reach anchors and daemons: give `child_argv`
-        the names that `services_argv` prints."""
-        recreates = self.subcommand in ("up", "create") and self.scan.on("force-recreate")
-        return (recreates or self.subcommand == "restart") and not self.services
+        """The command means every enabled service of the user's: `services_argv` prints which those are.
+
+        `child_argv` then names them one by one, because anchors and daemons must be left alone by
+        `--force-recreate`, by `restart`, and by the end of an attached `up`.
+        """
+        return self.subcommand in ("up", "create", "restart") and not self.services
 
     def separator(self, environ: Mapping[str, str]) -> str:
         """What stands between the parts of a container's name."""
@@ -176,7 +178,7 @@ class ComposeCommand:
             file: The transformed file.
             plan: What is in it.
             directory: The user's project directory.
-            services: What `services_argv` printed, if `wants_services`.
+            services: The names that `services_argv` printed, if `wants_services`.
         """
         kept = [word for option in self.options.options if option.name not in _REPLACED for word in option.words()]
         arguments = list(self.arguments)
@@ -186,12 +188,25 @@ class ComposeCommand:
             arguments = self._port_arguments(plan)
         return [*self._on(file, plan, directory, kept), self.subcommand, *arguments]
 
-    def check(self, plan: Plan) -> None:
+    def remove_argv(self, file: str, plan: Plan, directory: str) -> list[str]:
+        """Removes anchors, daemons and gates, and nothing else."""
+        names = [name for namespace in plan.namespaces for name in namespace.ours]
+        return [*self._on(file, plan, directory), "rm", "--stop", "--force", *names]
+
+    def check(self, plan: Plan, services: Sequence[str] = ()) -> None:
         """Refuse what an intercepted or left-out service cannot do.
+
+        Args:
+            plan: What is transformed.
+            services: The names that `services_argv` printed, if `wants_services`.
 
         Raises:
             UserError: The command asks for it.
         """
+        if self.wants_services and services:
+            for target in plan.targets:
+                if target not in services:
+                    raise _disabled(target, plan)
         once = {namespace.owner for namespace in plan.namespaces} | set(plan.targets)
         for service, number in self.scale.items():
             if service in once and number > 1:
@@ -243,6 +258,14 @@ class ComposeCommand:
         words = [word for option in self.scan.options for word in option.words()]
         names = [anchors.get(name, name) if place == 0 else name for place, name in enumerate(self.scan.names)]
         return [*words, *names]
+
+
+def _disabled(service: str, plan: Plan) -> UserError:
+    profiles = plan.document["services"][service].get("profiles") or []
+    return UserError(
+        f"Service {service!r} would not start: of its profiles ({listed(profiles)}) none is active.",
+        hint=f"docker compose --profile {profiles[0] if profiles else 'NAME'} ...",
+    )
 
 
 def scaled(service: str, number: int, where: str) -> UserError:
