@@ -74,7 +74,9 @@ def go_mod_for_kubernetes(version: str, upstream: str) -> str:
 
 def _kubernetes(layout: Layout, source: Path, result: Path) -> None:
     version = kubernetes_version()
-    found = json.loads(output(_go(layout), "mod", "download", "-json", f"k8s.io/kubernetes@{version}"))
+    found = json.loads(
+        output(_go(layout), "mod", "download", "-json", f"k8s.io/kubernetes@{version}", env=_settings(layout))
+    )
     (source / "go.mod").write_text(go_mod_for_kubernetes(version, Path(found["GoMod"]).read_text()))
     minor = version.split(".")[1]
     stamps = {
@@ -105,8 +107,17 @@ def _installed(package: str) -> Callable[[Layout, Path, Path], None]:
 
 
 def _build(layout: Layout, source: Path, *args: str, env: dict[str, str] | None = None) -> None:
-    settings = {"CGO_ENABLED": "0", "GOFLAGS": "-buildvcs=false", "GOTOOLCHAIN": "auto", **(env or {})}
-    run(_go(layout), *args, cwd=source, env=settings, log=layout.logs / "go.log")
+    run(_go(layout), *args, cwd=source, env={**_settings(layout), **(env or {})}, log=layout.logs / "go.log")
+
+
+def _settings(layout: Layout) -> dict[str, str]:
+    return {
+        "CGO_ENABLED": "0",
+        "GOFLAGS": "-buildvcs=false",
+        "GOTOOLCHAIN": "auto",
+        "GOMODCACHE": str(layout.go / "mod"),
+        "GOCACHE": str(layout.go / "build"),
+    }
 
 
 def _go(layout: Layout) -> str:

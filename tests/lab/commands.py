@@ -183,7 +183,7 @@ def _up(layout: Layout, progress: Progress, *, with_rootless: bool) -> None:
         rootless.ensure(layout, progress)
     if account.exists():
         account.give_cluster(layout)
-    images.load(layout, progress, shop)
+    images.load(layout, progress, [BASE_IMAGE, *(image.name for image in shop)])
     sample.ensure(layout, progress)
     write_json(layout.environment, _environment(layout))
 

@@ -86,7 +86,7 @@ def choose(images: Sequence[Image], names: Sequence[str]) -> list[Image]:
 def ensure(layout: Layout, progress: Progress, names: Sequence[str] = ()) -> list[Image]:
     """Build what changed and load it wherever it is missing; return the images."""
     chosen = build(layout, progress, names)
-    load(layout, progress, chosen)
+    load(layout, progress, [image.name for image in chosen])
     return chosen
 
 
@@ -105,9 +105,9 @@ def build(layout: Layout, progress: Progress, names: Sequence[str] = ()) -> list
     return chosen
 
 
-def load(layout: Layout, progress: Progress, chosen: Sequence[Image]) -> None:
-    """Bring built images to the node, and to the rootless engine, where those run and have other ones."""
-    archives = {image.name: cluster.save(layout, image.name) for image in chosen}
+def load(layout: Layout, progress: Progress, names: Sequence[str]) -> None:
+    """Bring images to the node and to the rootless engine, as far as those run and do not have them yet."""
+    archives = {name: cluster.save(layout, name) for name in names}
     if cluster.running():
         known = cluster.loaded()
         for name, archive in archives.items():

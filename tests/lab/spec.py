@@ -57,6 +57,11 @@ class Layout:
         return self.root / "bin"
 
     @property
+    def go(self) -> Path:
+        """Go's module and build caches: the lab's own, so that a purge takes them and leaves the user's."""
+        return self.root / "go"
+
+    @property
     def bases(self) -> Path:
         """Root file systems made by mmdebstrap, one per content hash."""
         return self.root / "base"
