@@ -76,6 +76,7 @@ def _start(directory: Path, owner: Owner, stdio: socket.socket, *, read_only: bo
     server = next((path for path in _SERVERS if path.exists()), None)
     if server is None:
         raise FileNotFoundError(f"none of {', '.join(map(str, _SERVERS))} is there")
+    ensure_user(owner)
     confinement = Confinement(str(directory), read_only=read_only)
     if not confinement.landlock:
         _log.warning("no Landlock here: the file server is confined by its user alone")
@@ -93,6 +94,18 @@ def _start(directory: Path, owner: Owner, stdio: socket.socket, *, read_only: bo
         )
     finally:
         confinement.close()
+
+
+def ensure_user(owner: Owner, passwd: Path = Path("/etc/passwd")) -> None:
+    """Give the user a name in the agent's own container: OpenSSH's program serves no nameless user.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    lines = passwd.read_text().splitlines()
+    if not any(line.split(":")[2:3] == [str(owner.uid)] for line in lines):
+        lines.append(f"tpd-{owner.uid}:x:{owner.uid}:{owner.gid}::/:/usr/sbin/nologin")
+        passwd.write_text("\n".join(lines) + "\n")
 
 
 async def _wait(process: subprocess.Popen[bytes]) -> None:
