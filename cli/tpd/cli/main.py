@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from tpd.cli import helm, images, run, version
+from tpd.cli import ending, helm, images, run, status, version, workloads
 from tpd.cli.common import DEBUG
 
 app = typer.Typer(
@@ -30,6 +30,9 @@ def options(
 
 
 run.register(app)
+workloads.register(app)
+status.register(app)
+ending.register(app)
 helm.register(app)
 images.register(app)
 version.register(app)

@@ -5,32 +5,37 @@ from __future__ import annotations
 from typing import Any
 
 from tpd.kube.access import rights
-from tpd.kube.session import MANAGED, Session
-from tpd.kube.targets import Target
+from tpd.kube.session import MANAGED
+from tpd.kube.targets import Target, TargetPort
 from tpd_core.kube import ATTACHMENTS, ApiClient, NotFound
 from tpd_core.kube.paths import API_VERSION
 
 
-def attachment_body(session: Session, user: str, target: Target, *, mount: bool) -> dict[str, Any]:
-    """The object to create."""
+def attachment_body(session: str, uid: str, user: str, target: Target, *, mount: bool) -> dict[str, Any]:
+    """The object to create.
+
+    Args:
+        session: The owning Session object's name.
+        uid: Its UID.
+    """
     return {
         "apiVersion": API_VERSION,
         "kind": "Attachment",
         "metadata": {
-            "name": f"{target.name[:40].rstrip('-.')}-{session.name[-18:].strip('-')}",
+            "name": f"{target.name[:40].rstrip('-.')}-{session[-18:].strip('-')}",
             "labels": MANAGED,
             "ownerReferences": [
                 {
                     "apiVersion": API_VERSION,
                     "kind": "Session",
-                    "name": session.name,
-                    "uid": session.uid,
+                    "name": session,
+                    "uid": uid,
                     "blockOwnerDeletion": False,
                 }
             ],
         },
         "spec": {
-            "session": session.name,
+            "session": session,
             "user": user,
             "workload": {"kind": target.kind, "name": target.name},
             "container": target.container,
@@ -48,6 +53,21 @@ def attachment_body(session: Session, user: str, target: Target, *, mount: bool)
             "mount": mount,
         },
     }
+
+
+def target_of(item: dict[str, Any]) -> Target:
+    """What an existing object attaches."""
+    spec = item["spec"]
+    return Target(
+        spec["workload"]["kind"],
+        spec["workload"]["name"],
+        item["metadata"]["namespace"],
+        spec["container"],
+        tuple(
+            (TargetPort(port.get("name") or "", int(port["containerPort"])), int(port["localPort"]))
+            for port in spec["ports"]
+        ),
+    )
 
 
 async def create_attachment(client: ApiClient, namespace: str, body: dict[str, Any]) -> dict[str, Any]:

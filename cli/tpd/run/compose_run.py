@@ -154,7 +154,9 @@ class _Project:
     def _seats(self, plan: Plan, mount: bool) -> list[tuple[SeatRecord, SeatPlan]]:
         seats = []
         for namespace in plan.namespaces:
-            record = SeatRecord(namespace.session, namespace.anchor, namespace.daemon, list(namespace.members))
+            record = SeatRecord(
+                namespace.session, namespace.session, namespace.anchor, namespace.daemon, list(namespace.members)
+            )
             seat = SeatPlan(
                 namespace=self._ground.namespace,
                 targets=tuple(self._targets[service] for service in namespace.targets),

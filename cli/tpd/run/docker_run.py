@@ -103,7 +103,7 @@ async def _carry_out(
         await quietly(plan.anchor_argv, "start the anchor")
         await quietly(plan.daemon_argv, "start the daemon")
     ((_, target),) = ground.targets
-    record = SeatRecord(run.name, plan.anchor, plan.daemon, [command.name] if command.name else [])
+    record = SeatRecord(run.name, run.name, plan.anchor, plan.daemon, [command.name] if command.name else [])
     seat = SeatPlan(
         namespace=ground.namespace,
         targets=(target,),

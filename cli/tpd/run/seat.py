@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
-from tpd.control.client import DaemonClient, DaemonGoneError
+from tpd.control.client import DaemonClient, DaemonGoneError, wait_state
 from tpd.engine.docker import Engine
-from tpd.kube.attachments import attachment_body, create_attachment, delete_attachment
+from tpd.kube.attachments import attachment_body, create_attachment, delete_attachment, list_attachments, target_of
 from tpd.kube.config import Login
 from tpd.kube.session import Identity, LinkToken, create_session, delete_session, link_token
 from tpd.kube.targets import Target, TargetPort
@@ -168,11 +168,11 @@ class Seat:
         Raises:
             TpdError: Whatever stands in the way.
         """
-        _, hello = await asyncio.gather(self.join_network(), self.hello())
+        _, hello, targets = await asyncio.gather(self.join_network(), self.hello(), self._present_targets())
         await self._delete_objects()
         self.record.generation += 1
         generation = self.record.generation
-        name = self.record.label if generation == 1 else f"{self.record.label}-{generation}"
+        name = self.record.base if generation == 1 else f"{self.record.base}-{generation}"
         cluster = self.cluster
         session, token = await asyncio.gather(
             create_session(
@@ -213,8 +213,8 @@ class Seat:
                 )
             )
         objects = [
-            (target, attachment_body(session, cluster.identity.user, target, mount=self.plan.mount))
-            for target in self.plan.targets
+            (target, attachment_body(session.name, session.uid, cluster.identity.user, target, mount=self.plan.mount))
+            for target in targets
         ]
         _, *created = await asyncio.gather(
             self.client.connect(request, CONNECT_SECONDS),
@@ -258,6 +258,22 @@ class Seat:
         self.instance = hello.instance
         return True
 
+    async def _present_targets(self) -> tuple[Target, ...]:
+        """What to attach: at first what the plan says, then what the earlier session had at its end.
+
+        Others may have added or ended attachments meanwhile (`tpd intercept`, `tpd leave`, kubectl).
+        """
+        if not self.record.session:
+            return self.plan.targets
+        namespaces = {self.plan.namespace, *(target.namespace for target in self.plan.targets)}
+        listings = await asyncio.gather(*(list_attachments(self.cluster.api, name) for name in sorted(namespaces)))
+        return tuple(
+            target_of(item)
+            for listing in listings
+            for item in listing
+            if item["spec"]["session"] == self.record.session
+        )
+
     async def renew_token(self) -> LinkToken:
         """Give the daemon a fresh token."""
         self.token = await link_token(self.cluster.api, self.cluster.manager_namespace)
@@ -266,7 +282,11 @@ class Seat:
 
     async def release(self, drain: float = DRAIN_SECONDS) -> None:
         """Give all traffic back and unmount, as far as the daemon still lives."""
-        await asyncio.gather(*(self._detach(record.uid, drain) for record in self.record.attachments))
+        uids = {record.uid for record in self.record.attachments}
+        with contextlib.suppress(TpdError, TimeoutError):
+            state = await wait_state(self.client, lambda state: True, timeout=3.0)
+            uids |= {attachment.uid for attachment in state.attachments}
+        await asyncio.gather(*(self._detach(uid, drain) for uid in uids))
 
     async def _detach(self, uid: str, drain: float) -> None:
         with contextlib.suppress(DaemonGoneError):

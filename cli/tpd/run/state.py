@@ -33,6 +33,7 @@ class SeatRecord:
 
     Attributes:
         label: Value of the containers' `dev.tpd.session` label.
+        base: What its Session objects are named after.
         session: Name of the present Session object; empty while there is none.
         services: Compose services (or container names) that live in it.
         plan: What the daemon is for (`tpd.run.seat.SeatPlan`), for the one who takes over.
@@ -40,6 +41,7 @@ class SeatRecord:
     """
 
     label: str
+    base: str
     anchor: str
     daemon: str
     services: list[str] = field(default_factory=list)
