@@ -72,6 +72,12 @@ class Pki:
         assert isinstance(key, ec.EllipticCurvePublicKey)
         return self._leaf(key, pod_uid, [f"{pod_uid}.agent.tpd"], server=True, client=False)
 
+    def certify(self, request_pem: bytes, session: str) -> bytes:
+        """Sign a daemon's request; PEM."""
+        key = x509.load_pem_x509_csr(request_pem).public_key()
+        assert isinstance(key, ec.EllipticCurvePublicKey)
+        return self._leaf(key, session, [], server=False, client=True)
+
     def grant(
         self,
         credentials: Credentials,

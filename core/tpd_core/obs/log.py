@@ -13,6 +13,8 @@ from typing import Final
 
 _STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
+_OWN: Final = ("tpd", "tpd_cluster", "tpd_core")
+
 
 class JsonFormatter(logging.Formatter):
     """Time, level, logger and message, then the call's own fields."""
@@ -41,4 +43,7 @@ def setup(level: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
     number = logging.getLevelNamesMapping().get(level.upper(), logging.INFO)
-    logging.basicConfig(level=number, handlers=[handler], force=True)
+    # Debugging tpd is not debugging its libraries, some of which log every turn of the loop.
+    logging.basicConfig(level=max(number, logging.INFO), handlers=[handler], force=True)
+    for name in _OWN:
+        logging.getLogger(name).setLevel(number)
