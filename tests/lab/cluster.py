@@ -1,6 +1,6 @@
 """The cluster: one node in a container, made anew whenever none is running."""
 
-import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 from tests.lab import engine, machine
@@ -117,8 +117,17 @@ def kubectl(layout: Layout, *args: str | Path) -> tuple[str | Path, ...]:
     return (layout.kubectl, "--kubeconfig", layout.kubeconfig, *args)
 
 
-def save_system_images(layout: Layout) -> None:
-    """Put the images that every cluster needs where the node finds them."""
+def save_images(layout: Layout, own: Iterable[str]) -> None:
+    """Put the images that every cluster needs where the node finds them, and drop archives of unknown ones.
+
+    Args:
+        layout: the cache.
+        own: the project's images; those that have an archive keep it.
+    """
+    known = {archive(layout, image).stem for image in (*SYSTEM_IMAGES, *own)}
+    for file in layout.images.glob("*"):
+        if file.stem not in known or file.suffix not in (".tar", ".id"):
+            file.unlink()
     for image in SYSTEM_IMAGES:
         save(layout, image)
 
@@ -209,8 +218,3 @@ def _apply_system(layout: Layout) -> None:
     run(*kubectl(layout, "apply", "-f", HERE / "manifests"))
     for namespace, name in DEPLOYMENTS:
         run(*kubectl(layout, "-n", namespace, "rollout", "status", f"deployment/{name}", f"--timeout={READY_SECONDS}s"))
-
-
-def remove_archives(layout: Layout) -> None:
-    """Forget the saved images."""
-    shutil.rmtree(layout.images, ignore_errors=True)

@@ -175,7 +175,7 @@ def _up(layout: Layout, progress: Progress, *, with_rootless: bool) -> None:
     shop = images.build(layout, progress, ["shop"]) if images.SHOP.is_dir() else []
     programs.result()
     bases.ensure_static(layout)
-    cluster.save_system_images(layout)
+    cluster.save_images(layout, images.outside(images.LAPTOP_ONLY, [image.name for image in images.catalogue()]))
     for image in shop:
         cluster.save(layout, image.name)
     cluster.ensure(layout, progress)

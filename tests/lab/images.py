@@ -10,9 +10,12 @@ from tests.lab import bases, cluster, rootless
 from tests.lab.progress import Progress
 from tests.lab.shell import LabError, output, run, succeeds
 from tests.lab.spec import BASE_IMAGE, REPOSITORY, Layout
-from tests.lab.store import digest, read_json, write_json
+from tests.lab.store import digest, read_json, workspace, write_json
 
 SHOP = REPOSITORY / "compose/examples/shop"
+# Where an image of the product runs; what is not named here runs on both sides.
+CLUSTER_ONLY = ("tpd-agent", "tpd-manager")
+LAPTOP_ONLY = ("tpd-anchor", "tpd-daemon")
 SOURCES = ("core", "cli", "cluster", "pyproject.toml", ".dockerignore")
 
 
@@ -107,19 +110,25 @@ def build(layout: Layout, progress: Progress, names: Sequence[str] = ()) -> list
 
 def load(layout: Layout, progress: Progress, names: Sequence[str]) -> None:
     """Bring images to the node and to the rootless engine, as far as those run and do not have them yet."""
-    archives = {name: cluster.save(layout, name) for name in names}
     if cluster.running():
         known = cluster.loaded()
-        for name, archive in archives.items():
+        for name in outside(LAPTOP_ONLY, names):
+            archive = cluster.save(layout, name)
             if known.get(archive.stem) != archive.with_suffix(".id").read_text():
                 with progress.step(f"load {name} into the node"):
                     cluster.load(archive)
-    host = rootless.docker_host() if rootless.answers() else None
-    if host is not None:
-        for name, archive in archives.items():
+    if rootless.answers():
+        host = rootless.docker_host()
+        for name in outside(CLUSTER_ONLY, names):
             if _identity(name, host) != _identity(name):
-                with progress.step(f"load {name} into the rootless engine"):
-                    run("docker", "--host", host, "load", "--input", archive)
+                with progress.step(f"load {name} into the rootless engine"), workspace(layout, "load") as work:
+                    run("docker", "save", "--output", work / "image.tar", name)
+                    run("docker", "--host", host, "load", "--input", work / "image.tar")
+
+
+def outside(elsewhere: Sequence[str], names: Sequence[str]) -> list[str]:
+    """Return those of `names` (with tags) that are not called as one of `elsewhere` (without)."""
+    return [name for name in names if name.split(":")[0] not in elsewhere]
 
 
 def _build(layout: Layout, progress: Progress, image: Image) -> None:
