@@ -14,6 +14,7 @@ from tpd_cluster.manager import pods
 from tpd_cluster.manager.model import Object
 
 _SECCOMP = {"type": "RuntimeDefault"}
+_NODE_IP = {"fieldRef": {"fieldPath": "status.hostIP"}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,7 @@ def agent_container(
         "name": name,
         "image": settings.image,
         "imagePullPolicy": settings.pull_policy,
-        "env": _literal(environment),
+        "env": [*_literal(environment), {"name": "TPD_NODE_IP", "valueFrom": _NODE_IP}],
         "volumeMounts": pods.agent_volume_mounts(pod),
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "securityContext": {
@@ -77,7 +78,8 @@ def agent_container(
             "runAsGroup": 0,
             "runAsNonRoot": False,
             "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": True,
+            # writable: the file server needs the app's user in /etc/passwd
+            "readOnlyRootFilesystem": False,
             # the redirect; and the app's user and group for the file server
             "capabilities": {"drop": ["ALL"], "add": ["NET_ADMIN", "SETGID", "SETUID"]},
             "seccompProfile": _SECCOMP,
@@ -102,7 +104,8 @@ def peek_container(pod: Object, container: Object, *, name: str, token: str, set
         "name": name,
         "image": settings.image,
         "imagePullPolicy": settings.pull_policy,
-        "command": ["python3", "-m", "tpd_cluster.agent", "peek"],
+        # absolute and isolated: the copied variables may be PATH, PYTHONPATH or PYTHONHOME
+        "command": ["/usr/bin/python3", "-I", "-S", "/opt/tpd/tpd_cluster/agent/peek.py"],
         "targetContainerName": container["name"],
         "env": [_copy(entry, container["name"]) for entry in container.get("env") or ()] + _literal(own),
         "envFrom": list(container.get("envFrom") or ()),
