@@ -192,7 +192,7 @@ def plan_run(command: RunCommand, request: RunRequest) -> RunPlan:
 
 def names_in_env_file(text: str) -> frozenset[str]:
     """The names that a docker environment file sets."""
-    lines = (line.lstrip() for line in text.splitlines())
+    lines = (line.lstrip() for line in text.split("\n"))
     return frozenset(line.partition("=")[0] for line in lines if line and not line.startswith("#"))
 
 

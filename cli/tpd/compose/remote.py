@@ -52,7 +52,7 @@ def leave_out(document: Document, wanted: Sequence[str], needed: Collection[str]
         gone.add(name)
     for name in gone:
         del services[name]
-    for name in sorted(services):
+    for name in sorted(services) if gone else ():
         notes += _forget(name, services[name], gone)
     return sorted(gone), notes
 
