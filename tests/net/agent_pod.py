@@ -23,6 +23,7 @@ from tpd_core.aio.messages import MessageStream
 from tpd_core.aio.stream import Incoming, Stream
 from tpd_core.aio.tasks import spawn
 from tpd_core.aio.tls import client_context, server_context
+from tpd_core.linux.sockets import family_of
 from tpd_core.proto.link_pb2 import (
     AgentToDaemon,
     AgentWelcome,
@@ -40,6 +41,7 @@ from tpd_core.proto.link_pb2 import (
 
 NODE, POD = "10.99.0.1", "10.99.0.2"
 DEADLINE = 10.0
+NODE6, POD6 = "fd00:99::1", "fd00:99::2"
 PEEK_TOKEN = "peek-token"
 
 
@@ -55,7 +57,7 @@ class Client:
 
     @classmethod
     async def connect(cls, port: int = 8080, *, ttl: int | None = None, host: str = POD) -> Client:
-        sock = socket.socket()
+        sock = socket.socket(family_of(host))
         sock.setblocking(False)
         if ttl is not None:
             sock.setsockopt(socket.SOL_IP, socket.IP_TTL, ttl)
@@ -196,6 +198,8 @@ class Pod:
         self.node, self.space = Namespace("node"), Namespace("pod")
         connect(self.node, f"{NODE}/24", self.space, f"{POD}/24")
         self.space.ip("route", "add", "default", "via", NODE)
+        for space, address in ((self.node, NODE6), (self.space, POD6)):
+            space.ip("addr", "add", f"{address}/64", "dev", "eth0", "nodad")
         self.process: asyncio.subprocess.Process | None = None
         self.agent_port = 0
         self.enrolled = asyncio.Event()
@@ -207,7 +211,7 @@ class Pod:
     async def serve_app(self, port: int = 8080, host: str = "0.0.0.0") -> asyncio.Server:
         """The original container."""
         with self.space.entered():
-            sock = socket.socket()
+            sock = socket.socket(family_of(host))
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             sock.bind((host, port))
         server = await asyncio.start_server(lambda r, w: answer_lines("app", r, w), sock=sock)

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.net.agent_pod import NODE, POD, Client, Laptop, Pod, ask_once, deadline, running_pod
+from tests.net.agent_pod import NODE, NODE6, POD, POD6, Client, Laptop, Pod, ask_once, deadline, running_pod
 from tpd_core.proto.link_pb2 import Engage
 
 pytestmark = pytest.mark.net
@@ -209,6 +209,27 @@ async def test_no_request_is_lost_while_attachments_come_and_go(pod: Pod) -> Non
         done.set()
     # Who was accepted just before the end is taken to the app by the agent.
     assert answers - {f"app {POD} hello"} == {APP, LAPTOP}
+
+
+async def test_ipv6(pod: Pod) -> None:
+    await pod.serve_app(8080, POD6)
+    assert await ask_once(host=POD6) == f"app {NODE6} hello"
+    laptop, _ = await pod.engaged()
+    assert await ask_once(host=POD6) == LAPTOP
+    assert (laptop.inbound[0].destination_host, laptop.inbound[0].source_host) == (POD6, NODE6)
+    laptop.decide = lambda _inbound: 1
+    assert await ask_once(host=POD6) == f"app {POD6} hello"
+
+
+async def test_leaving_while_a_connection_is_being_decided(pod: Pod) -> None:
+    laptop, _ = await pod.engaged()
+    asked = asyncio.Event()
+    laptop.decide = lambda _inbound: asked.set() or ...  # type: ignore[func-returns-value]
+    asking = asyncio.ensure_future(ask_once())  # noqa: TID251 - a test
+    async with deadline():
+        await asked.wait()
+    await laptop.disengage(drain=5.0)
+    assert await asking == f"app {POD} hello"
 
 
 async def test_http_probes_go_to_the_app() -> None:

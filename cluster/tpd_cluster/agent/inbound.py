@@ -50,6 +50,7 @@ class Connection:
         self._destination = original_destination(sock)
         self._matcher = ProbeMatcher(probes, self._destination[1])
         self._stream: Stream | None = None
+        self._decided = asyncio.Event()
         self._finished = asyncio.Event()
 
     async def serve(self) -> None:
@@ -80,6 +81,7 @@ class Connection:
             idle: Seconds without a byte that allow an orderly end.
             drain: Seconds until it is reset otherwise.
         """
+        await self._decided.wait()
         stream = self._stream
         if stream is not None and not await stream.finish_when_idle(idle, drain):
             stream.reset()
@@ -121,6 +123,8 @@ class Connection:
                     stream = await self._open(attachment)
             except TimeoutError:
                 return False
+            finally:
+                self._decided.set()
             if stream is None:
                 return False
             attachment.count(connections=1)
@@ -137,7 +141,7 @@ class Connection:
         while True:
             await attachment.linked.wait()
             link = attachment.link
-            if link is None:  # it is gone
+            if link is None or attachment.gone:
                 return None
             try:
                 head = self._sock.recv(_EARLY, socket.MSG_PEEK)
@@ -146,9 +150,7 @@ class Connection:
             try:
                 stream = await link.open(request, head=head)
             except LinkClosed:
-                if attachment.gone:
-                    return None
-                if attachment.link is link:
+                if attachment.link is link and not attachment.gone:
                     attachment.linked.clear()
                 continue
             except (StreamRejected, StreamReset) as error:
