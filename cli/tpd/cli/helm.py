@@ -148,11 +148,12 @@ def version(
 def _settings(settings: list[str] | None, registry: str | None, tag: str | None, policy: str | None) -> list[str]:
     chosen = []
     if registry is not None:
-        chosen.append(f"image.registry={registry}")
-    if tag is not None:
-        chosen.append(f"image.tag={tag}")
-    if policy is not None:
-        chosen.append(f"image.pullPolicy={policy}")
+        chosen.append(f"registry={registry.rstrip('/')}/" if registry else "registry=")
+    for part in ("manager", "agent"):
+        if tag is not None:
+            chosen.append(f"{part}.image.tag={tag}")
+        if policy is not None:
+            chosen.append(f"{part}.image.pullPolicy={policy}")
     return chosen + list(settings or ())
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from tpd.cli import ending, helm, images, run, status, version, workloads
+from tpd.cli import config, connection, ending, helm, images, run, status, uninstall, version, workloads
 from tpd.cli.common import DEBUG
 
 app = typer.Typer(
@@ -30,11 +30,14 @@ def options(
 
 
 run.register(app)
+connection.register(app)
 workloads.register(app)
 status.register(app)
 ending.register(app)
 helm.register(app)
 images.register(app)
+uninstall.register(app)
+config.register(app)
 version.register(app)
 
 

@@ -10,6 +10,10 @@ from tpd.kube.config import Login, load_login
 from tpd_core.errors import ClusterError
 from tpd_core.kube import ApiClient, Forbidden, Unauthorized
 
+WHOM_TO_ASK = (
+    "Ask a cluster administrator to add you to the chart's client.subjects (ClusterRole tpd-client), "
+    "and to grant pods/exec in the workload's namespace."
+)
 _WHO = re.compile(r'User "(?P<user>[^"]*)" cannot (?P<verb>\S+) resource "(?P<resource>[^"]*)"(?P<rest>.*)')
 
 
@@ -55,18 +59,12 @@ def rights(purpose: str) -> Iterator[None]:
     try:
         yield
     except Forbidden as error:
-        raise RightsError(_refusal(error.words, purpose), hint=_WHOM_TO_ASK) from error
+        raise RightsError(_refusal(error.words, purpose), hint=WHOM_TO_ASK) from error
     except Unauthorized as error:
         raise RightsError(
             f"the API server does not accept the login ({error.words or 'Unauthorized'}), needed {purpose}",
             hint="Log in again; `kubectl auth whoami` with the same context must work.",
         ) from error
-
-
-_WHOM_TO_ASK = (
-    "Ask a cluster administrator to add you to the chart's client.subjects (ClusterRole tpd-client), "
-    "and to grant pods/exec in the workload's namespace."
-)
 
 
 def _refusal(words: str, purpose: str) -> str:

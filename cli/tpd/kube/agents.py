@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+from tpd.compose.spec import InterceptSpec
 from tpd.kube.access import rights
+from tpd.kube.config import Login
+from tpd.kube.exec import run_in_pod
 from tpd.kube.names import AGENTS
+from tpd.kube.workloads import find_workload
 from tpd_core.errors import ClusterError
 from tpd_core.kube import ApiClient, NotFound
 from tpd_core.kube.client import Json, wait_for
-from tpd_core.kube.paths import CONFIG_MAPS
+from tpd_core.kube.paths import CONFIG_MAPS, PODS
 
 STOP = "tpd.dev/stop-agents"
+# The agent is the first process of its container and ends in order on SIGTERM.
+_STOP_COMMAND = ("python3", "-c", "import os, signal; os.kill(1, signal.SIGTERM)")
 
 
 async def stop_all_agents(
@@ -42,6 +52,47 @@ async def stop_all_agents(
             hint=f"Is it running? `kubectl get pods -n {manager_namespace}` shows it.",
         ) from None
     return len(before.get("data") or {}) - len((after or {}).get("data") or {})
+
+
+async def stop_agents_of(login: Login, client: ApiClient, namespace: str, spec: InterceptSpec) -> int:
+    """End the agents in a workload's pods with the user's own right to exec there.
+
+    Returns:
+        How many agents there were.
+
+    Raises:
+        RightsError: The user may not.
+    """
+    workload = await find_workload(client, namespace, spec)
+    if workload["kind"] == "Pod":
+        pods = [workload]
+    else:
+        with rights("to find the workload's pods"):
+            selector = label_selector(workload["spec"].get("selector") or {})
+            pods = (await client.list(PODS.path(namespace), {"labelSelector": selector}))["items"]
+    jobs = [
+        run_in_pod(login, namespace, pod["metadata"]["name"], status["name"], _STOP_COMMAND)
+        for pod in pods
+        for status in pod.get("status", {}).get("ephemeralContainerStatuses") or ()
+        if status["name"].startswith("tpd-agent-") and "running" in status.get("state", {})
+    ]
+    await asyncio.gather(*jobs)
+    return len(jobs)
+
+
+def label_selector(selector: Mapping[str, Any]) -> str:
+    """A LabelSelector as the API's query parameter."""
+    words = [f"{key}={value}" for key, value in (selector.get("matchLabels") or {}).items()]
+    for rule in selector.get("matchExpressions") or ():
+        values = f"({','.join(rule.get('values') or ())})"
+        forms = {
+            "In": f"{rule['key']} in {values}",
+            "NotIn": f"{rule['key']} notin {values}",
+            "Exists": rule["key"],
+            "DoesNotExist": f"!{rule['key']}",
+        }
+        words.append(forms[rule["operator"]])
+    return ",".join(words)
 
 
 def _stopped(item: Json | None) -> bool:
