@@ -84,7 +84,7 @@ class Names:
             while data := await stream.read():
                 buffer += data
                 while len(buffer) >= 2 and len(buffer) >= (end := 2 + int.from_bytes(buffer[:2], "big")):
-                    wire = self.answer(dns.message.from_wire(buffer[2:end])).to_wire()
+                    wire = self.answer(dns.message.from_wire(buffer[2:end])).to_wire(max_size=65535)
                     await stream.write(len(wire).to_bytes(2, "big") + wire)
                     buffer = buffer[end:]
 

@@ -74,7 +74,7 @@ class Resolver:
             async with asyncio.timeout(DEADLINE):
                 answer = await self._ask(key)
         except TimeoutError:
-            _log.warning("no answer in time", extra={"name": key[0]})
+            _log.warning("no answer in time", extra={"question": key[0]})
         finally:
             if self._flights.get(key) is asyncio.current_task():
                 del self._flights[key]
@@ -94,7 +94,7 @@ class Resolver:
             except (NetworkError, TimeoutError) as error:
                 # A name that the cluster has answered before must not get the world's answer instead.
                 if decision.certain or name in self._known:
-                    _log.warning("the cluster cannot be asked", extra={"name": name, "reason": str(error)})
+                    _log.warning("the cluster cannot be asked", extra={"question": name, "reason": str(error)})
                     return FAILURE
             else:
                 if missing.found:
