@@ -80,10 +80,11 @@ def ensure(layout: Layout, progress: Progress) -> None:
     """
     ensure_network()
     fresh = not running()
-    if fresh:
+    if fresh or not ready(layout):
         with progress.step("node") as step:
-            _start(layout)
-            _await_ready(layout)
+            if fresh:
+                _start(layout)
+            _await_ready()
             step.say(f"Kubernetes {kubernetes_version()}, {address()}")
     if fresh or not layout.kubeconfig.exists():
         content = output("docker", "exec", NODE, "cat", "/etc/kubernetes/admin.conf")
@@ -193,7 +194,7 @@ def _start(layout: Layout) -> None:
     )
 
 
-def _await_ready(layout: Layout) -> None:
+def _await_ready() -> None:
     query = ("docker", "exec", NODE, "kubectl", "get", "node", NODE, "--output")
     form = 'jsonpath={.status.conditions[?(@.type=="Ready")].status}'
 

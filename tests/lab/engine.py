@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 from tests.lab import machine
@@ -13,8 +14,9 @@ from tests.lab.shell import LabError, output, run, succeeds, wait_until
 from tests.lab.spec import HERE, Layout
 from tests.lab.store import read_json, remember, write_json, write_whole
 
+DOCKERD_PID = Path("/var/run/docker.pid")
 PID_FILES = {
-    Path("/var/run/docker.pid"): "dockerd",
+    DOCKERD_PID: "dockerd",
     Path("/var/run/docker/containerd/containerd.pid"): "containerd",
 }
 START_SECONDS = 60
@@ -53,7 +55,7 @@ def stop(layout: Layout) -> bool:
     running = answers()
     if machine.has_systemd():
         run("systemctl", "stop", "docker.socket", "docker")
-    elif pid := _living(Path("/var/run/docker.pid"), "dockerd"):
+    elif pid := _living(DOCKERD_PID, "dockerd"):
         os.kill(pid, signal.SIGTERM)
         wait_until(lambda: not Path(f"/proc/{pid}").exists() or _zombie(pid), "the engine ends", START_SECONDS)
     _make_root_private(layout)
@@ -89,10 +91,14 @@ def _start(layout: Layout) -> None:
     for path, name in PID_FILES.items():
         if path.exists() and not _living(path, name):
             path.unlink()
-    if not _living(Path("/var/run/docker.pid"), "dockerd"):
-        remember(layout, engine=True)
-        log = (layout.engine / "dockerd.log").open("ab")
-        subprocess.Popen(
+    if _living(DOCKERD_PID, "dockerd"):
+        # Of an interrupted run, still busy starting.
+        wait_until(answers, "the engine answers", START_SECONDS)
+        return
+    remember(layout, engine=True)
+    path = layout.engine / "dockerd.log"
+    with path.open("ab") as log:
+        process = subprocess.Popen(
             ["dockerd", "--config-file", config],
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -100,11 +106,23 @@ def _start(layout: Layout) -> None:
             cwd="/",
             start_new_session=True,
         )
-        log.close()
-    try:
-        wait_until(answers, "the engine answers", START_SECONDS)
-    except LabError as error:
-        raise LabError(str(error), f"its log is {layout.engine / 'dockerd.log'}") from None
+    await_start(process, answers, path)
+
+
+def await_start(process: subprocess.Popen[bytes], ready: Callable[[], bool], log: Path) -> None:
+    """Wait until an engine that was just started answers.
+
+    Raises:
+        LabError: it ended, or does not answer in time; the message has the end of its log.
+    """
+
+    def started() -> bool:
+        if process.poll() is not None:
+            lines = log.read_text(errors="replace").splitlines()[-5:]
+            raise LabError("the engine ended at once:\n" + "\n".join(lines), f"all of it is in {log}")
+        return ready()
+
+    wait_until(started, f"the engine answers (its log is {log})", START_SECONDS)
 
 
 def _share_root(layout: Layout) -> None:

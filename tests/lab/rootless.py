@@ -6,9 +6,9 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from tests.lab import account, machine
+from tests.lab import account, engine, machine
 from tests.lab.progress import Progress
-from tests.lab.shell import LabError, output, run, succeeds, wait_until
+from tests.lab.shell import LabError, output, run, succeeds
 from tests.lab.spec import NETWORK, ROOTLESS_ADDRESS, Layout
 from tests.lab.store import read_json, remember
 
@@ -17,7 +17,6 @@ OUTSIDE, INSIDE = "tpdlabr0", "tpdlabr1"
 PACKAGES = ("rootlesskit", "slirp4netns", "uidmap", "fuse-overlayfs")
 SCRIPTS = ("/usr/share/docker.io/contrib/dockerd-rootless.sh", "/usr/bin/dockerd-rootless.sh")
 DEVICES = ("/dev/net/tun", "/dev/fuse")
-START_SECONDS = 60
 
 
 def docker_host() -> str:
@@ -108,12 +107,11 @@ def _start(layout: Layout) -> None:
         "HOME": person.pw_dir,
         "USER": person.pw_name,
         "XDG_RUNTIME_DIR": str(account.runtime_directory()),
+        "TMPDIR": person.pw_dir,
         "PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin",
-        # No resolver answers in this namespace: images arrive by `docker load`.
-        "DOCKERD_ROOTLESS_ROOTLESSKIT_MTU": "65520",
     }
     with (layout.rootless / "dockerd.log").open("ab") as log:
-        subprocess.Popen(
+        process = subprocess.Popen(
             [
                 *("nsenter", f"--net=/run/netns/{NAMESPACE}", "--"),
                 *("setpriv", f"--reuid={person.pw_uid}", f"--regid={person.pw_gid}", "--init-groups"),
@@ -126,10 +124,7 @@ def _start(layout: Layout) -> None:
             cwd="/",
             start_new_session=True,
         )
-    try:
-        wait_until(answers, "the rootless engine answers", START_SECONDS)
-    except LabError as error:
-        raise LabError(str(error), f"its log is {layout.rootless / 'dockerd.log'}") from None
+    engine.await_start(process, answers, layout.rootless / "dockerd.log")
 
 
 def _make_namespace() -> None:
