@@ -17,6 +17,8 @@ from tpd_core.wire.hello import Hello, HelloReader, choose_version
 HANDSHAKE_TIMEOUT: Final = 10.0
 """Seconds for TLS and HELLO together."""
 
+_TURN_AWAY: Final = 1.0  # seconds
+
 
 @dataclass(frozen=True, slots=True)
 class Greeted:
@@ -108,6 +110,27 @@ async def greet(
             raise LinkClosed(_explain(error, timeout)) from error
         raise
     return Greeted(transport, certificate, own, peer, rest, version)
+
+
+async def turn_away(greeted: Greeted) -> None:
+    """End a connection after its HELLO, which the peer is to read; takes a second at most."""
+    leaving = _Leaving()
+    greeted.transport.set_protocol(leaving)
+    greeted.transport.resume_reading()
+    greeted.transport.close()
+    await asyncio.wait([leaving.gone], timeout=_TURN_AWAY)
+    greeted.transport.abort()
+
+
+class _Leaving(asyncio.Protocol):
+    """Waits for the end of a connection."""
+
+    def __init__(self) -> None:
+        self.gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self.gone.done():
+            self.gone.set_result(None)
 
 
 def _explain(error: Exception, timeout: float) -> str:

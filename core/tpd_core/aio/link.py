@@ -3,6 +3,9 @@
 The link is the transport's buffered protocol. What one turn of the loop queued, by however many streams, is written by
 one call at the end of the turn. While the transport is full, streams that want to write wait in a queue and get one
 chunk each in turn when it drains, so none starves behind another.
+
+A link lives in one of three states: connected; suspended, when its connection was lost and a recovery (see resume.py)
+is to find it a new one; ended. Without a recovery a lost connection is the end.
 """
 
 from __future__ import annotations
@@ -14,19 +17,21 @@ import socket
 import ssl
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Self
 
 from tpd_core.aio.errors import LinkClosed, StreamRejected
-from tpd_core.aio.handshake import HANDSHAKE_TIMEOUT, Greeted, greet
+from tpd_core.aio.handshake import HANDSHAKE_TIMEOUT, Greeted, greet, turn_away
 from tpd_core.aio.loop import is_fastnet
+from tpd_core.aio.resume import GRACE, LinkKeeper, Recovery, Redial
 from tpd_core.aio.stream import Incoming, Sink, Stream, Turn, reject_reason
 from tpd_core.wire.errors import LocalProtocolError, RemoteProtocolError
 from tpd_core.wire.frames import (
     ACK,
     CHUNK,
+    CLOSE,
     CREDIT,
     DATA,
     FIN,
@@ -38,7 +43,7 @@ from tpd_core.wire.frames import (
     REJECT,
     RejectCode,
 )
-from tpd_core.wire.hello import LINK_ID_SIZE, Hello
+from tpd_core.wire.hello import LINK_ID_SIZE, NO_CAPABILITY, Capability, Hello
 from tpd_core.wire.mux import Mux
 from tpd_core.wire.stream import MuxStream
 
@@ -96,6 +101,7 @@ class Link(asyncio.BufferedProtocol):
         client: bool,
         keepalive: float,
         dead_after: float,
+        recovery: Recovery | None = None,
     ) -> None:
         self.loop = asyncio.get_running_loop()
         self.id = greeted.own.link_id
@@ -104,9 +110,13 @@ class Link(asyncio.BufferedProtocol):
         self.stats = LinkStats()
         self.closed = asyncio.Event()
         self.reason: str | None = None
-        self.mux = Mux(client=client)
+        resumable = bool(greeted.own.capabilities & greeted.peer.capabilities & Capability.RESUME)
+        self.mux = Mux(client=client, resumable=resumable)
         self.blocked = False
         self._on_open = on_open
+        self._recovery = recovery if resumable else None
+        self._version = greeted.version
+        self._transport: asyncio.Transport | None = None
         self._keepalive, self._dead_after = keepalive, dead_after
         self._buffer = memoryview(bytearray(CHUNK))
         self._waiting: deque[Sink] = deque()
@@ -117,6 +127,7 @@ class Link(asyncio.BufferedProtocol):
         self._pings = 0
         self._timer: asyncio.TimerHandle | None = None
         self._attach(greeted)
+        self._tick()
 
     @classmethod
     async def connect(
@@ -129,6 +140,8 @@ class Link(asyncio.BufferedProtocol):
         keepalive: float = KEEPALIVE,
         dead_after: float = DEAD_AFTER,
         handshake_timeout: float = HANDSHAKE_TIMEOUT,
+        redial: Callable[[], Awaitable[socket.socket]] | None = None,
+        grace: float = GRACE,
     ) -> Self:
         """Become the connecting end over a connected socket.
 
@@ -140,15 +153,23 @@ class Link(asyncio.BufferedProtocol):
             keepalive: Seconds of silence until the peer is asked for a sign of life.
             dead_after: Seconds of silence until the link counts as dead.
             handshake_timeout: Seconds for TLS and HELLO.
+            redial: Makes a new connected socket when the connection is lost; with it the link and its streams outlive
+                that, if the peer can resume too. Called again when it raises OSError or TpdError.
+            grace: Seconds for which that is tried.
 
         Raises:
             LinkClosed: TLS, the certificate or the protocol version was refused, or nothing answered in time.
         """
-        own = Hello(os.urandom(LINK_ID_SIZE))
+        recovery = None
+        if redial is not None:
+            recovery = Redial(
+                redial, tls=tls, server_hostname=server_hostname, grace=grace, handshake_timeout=handshake_timeout
+            )
+        own = Hello(os.urandom(LINK_ID_SIZE), NO_CAPABILITY if redial is None else Capability.RESUME)
         greeted = await greet(
             sock, tls, server_hostname=server_hostname, answer=lambda _peer, _cert: own, timeout=handshake_timeout
         )
-        return cls(greeted, on_open, client=True, keepalive=keepalive, dead_after=dead_after)
+        return cls(greeted, on_open, client=True, keepalive=keepalive, dead_after=dead_after, recovery=recovery)
 
     @classmethod
     async def accept(
@@ -172,7 +193,61 @@ class Link(asyncio.BufferedProtocol):
             return Hello(peer.link_id)
 
         greeted = await greet(sock, tls, server_hostname=None, answer=answer, timeout=handshake_timeout)
+        if greeted.peer.resume:
+            await turn_away(greeted)
+            raise LinkClosed("the peer wanted to resume a link, which is not possible here")
         return cls(greeted, on_open, client=False, keepalive=keepalive, dead_after=dead_after)
+
+    @classmethod
+    async def accept_or_resume(
+        cls,
+        sock: socket.socket,
+        keeper: LinkKeeper,
+        *,
+        tls: ssl.SSLContext,
+        on_open: Callable[[Incoming], None],
+        keepalive: float = KEEPALIVE,
+        dead_after: float = DEAD_AFTER,
+        handshake_timeout: float = HANDSHAKE_TIMEOUT,
+    ) -> Self | None:
+        """Like `accept`, for links that outlive their connection.
+
+        Args:
+            sock: See `connect`.
+            keeper: Knows the links of this listener.
+            tls: See `accept`.
+            on_open: See `connect`.
+            keepalive: See `connect`.
+            dead_after: See `connect`.
+            handshake_timeout: See `connect`.
+
+        Returns:
+            A new link, or None when the peer has come back to one of the keeper's, which goes on.
+
+        Raises:
+            LinkClosed: See `connect`; also when the peer comes back to a link that is gone.
+        """
+        known: Link | None = None
+
+        def answer(peer: Hello | None, certificate: bytes | None) -> Hello:
+            nonlocal known
+            assert peer is not None
+            known = keeper.find(peer.link_id, certificate)
+            if known is None or not peer.resume:
+                return Hello(peer.link_id, Capability.RESUME)
+            known.suspend("the peer has made a new connection")
+            return Hello(peer.link_id, Capability.RESUME, resume=True, received=known.mux.received)
+
+        greeted = await greet(sock, tls, server_hostname=None, answer=answer, timeout=handshake_timeout)
+        if known is not None and greeted.own.resume:
+            known.resume(greeted)
+            return None
+        if known is not None or greeted.peer.resume:
+            await turn_away(greeted)
+            raise LinkClosed(f"the peer's link {greeted.peer.link_id.hex()} is {'taken' if known else 'gone'}")
+        link = cls(greeted, on_open, client=False, keepalive=keepalive, dead_after=dead_after, recovery=keeper)
+        keeper.add(link)
+        return link
 
     async def __aenter__(self) -> Self:
         return self
@@ -225,8 +300,13 @@ class Link(asyncio.BufferedProtocol):
         await self.closed.wait()
         return self.reason or ""
 
+    @property
+    def suspended(self) -> bool:
+        """The connection was lost, and a new one is waited for; streams stall."""
+        return self.reason is None and self._transport is None
+
     def close(self, reason: str = "closed by this side") -> None:
-        """End the link and every stream on it."""
+        """End the link and every stream on it; the peer is told why."""
         self._end(reason, abort=False)
 
     async def aclose(self, reason: str = "closed by this side") -> None:
@@ -236,7 +316,8 @@ class Link(asyncio.BufferedProtocol):
             async with asyncio.timeout(_CLOSE_TIMEOUT):
                 await self._gone.wait()
         except TimeoutError:
-            self._transport.abort()
+            if self._transport is not None:
+                self._transport.abort()
             await self._gone.wait()
 
     # -- for streams ---------------------------------------------------------------------------------------------
@@ -270,15 +351,23 @@ class Link(asyncio.BufferedProtocol):
         self._scheduled = False
         if self.blocked or self.reason is not None:
             return
-        for view in self.mux.data_to_send():
-            self.stats.bytes_out += len(view)
-            self._transport.write(view)
+        self._write()
         if self._waiting and not self.blocked:
             self._pump_soon()
+
+    def _write(self) -> None:
+        transport = self._transport
+        assert transport is not None, "a link without a transport is blocked"
+        for view in self.mux.data_to_send():
+            self.stats.bytes_out += len(view)
+            transport.write(view)
 
     # -- transport -----------------------------------------------------------------------------------------------
     def _attach(self, greeted: Greeted) -> None:
         transport = self._transport = greeted.transport
+        self._gone.clear()
+        self.blocked = False
+        self._heard = self.loop.time()
         transport.set_protocol(self)
         # aiofastnet counts only what did not fit its TLS buffer; the others count all, and need some to work with
         transport.set_write_buffer_limits(0 if is_fastnet(self.loop) else 2 * CHUNK, 0)
@@ -286,7 +375,52 @@ class Link(asyncio.BufferedProtocol):
             self._feed(memoryview(greeted.rest))
         if self.reason is None:
             transport.resume_reading()
-            self._tick()
+
+    def _detach(self) -> None:
+        """Drop the transport; whatever it still has to say goes nowhere."""
+        transport, self._transport = self._transport, None
+        self.blocked = True
+        self._gone.set()
+        if transport is not None:
+            transport.set_protocol(_Deaf())
+            transport.abort()
+
+    def suspend(self, reason: str) -> None:
+        """The connection is lost: wait for a new one, if somebody is there to make it; else it is the end."""
+        if self.reason is not None or self.suspended:
+            return
+        if self._recovery is None:
+            self._end(reason, abort=True)
+            return
+        self._detach()
+        if self._timer is not None:
+            self._timer.cancel()
+        self._recovery.on_suspended(self, reason)
+
+    def resume(self, greeted: Greeted) -> None:
+        """There is a new connection, on which both ends have said that they continue this link."""
+        if self.reason is not None:
+            greeted.transport.abort()
+            return
+        assert self._recovery is not None
+        self._recovery.on_resumed(self)
+        try:
+            if greeted.version != self._version:
+                raise RemoteProtocolError(f"resumed with version {greeted.version} instead of {self._version}")
+            self.mux.resume(greeted.peer.received)
+        except RemoteProtocolError as error:
+            greeted.transport.abort()
+            self._end(f"protocol error by the peer: {error}", abort=True)
+            return
+        self._attach(greeted)
+        self._tick()
+        self.flush()
+        self._pump()
+
+    def give_up(self, reason: str) -> None:
+        """No new connection will come."""
+        if self.suspended:
+            self._end(reason, abort=True)
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """See asyncio.BufferedProtocol."""
@@ -309,10 +443,11 @@ class Link(asyncio.BufferedProtocol):
         for kind, stream, payload in events:
             if kind == DATA:
                 stream.app.on_data(payload)  # type: ignore[union-attr] # DATA always has its stream
-            elif stream is None:
-                self._on_link_event(kind, payload)
             else:
-                self._on_stream_event(kind, stream, payload)
+                if stream is None:
+                    self._on_link_event(kind, payload)
+                else:
+                    self._on_stream_event(kind, stream, payload)
                 if self.reason is not None:
                     return
         if not self._scheduled and self.mux.pending():
@@ -321,6 +456,8 @@ class Link(asyncio.BufferedProtocol):
     def _on_link_event(self, kind: int, payload: memoryview | bytes) -> None:
         if kind == PONG:
             self._on_pong(payload)
+        elif kind == CLOSE:
+            self._end(f"closed by the peer: {bytes(payload).decode(errors='replace')}", abort=True)
         elif kind == ACK and self._waiting and not self.blocked:
             self._pump_soon()
 
@@ -348,12 +485,12 @@ class Link(asyncio.BufferedProtocol):
 
     def eof_received(self) -> None:
         """See asyncio.BufferedProtocol."""
-        self._end("the peer closed the connection", abort=True)
+        self.suspend("the peer closed the connection")
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See asyncio.BufferedProtocol."""
         self._gone.set()
-        self._end(f"connection lost: {exc}" if exc else "the peer closed the connection", abort=True)
+        self.suspend(f"connection lost: {exc}" if exc else "the peer closed the connection")
 
     def pause_writing(self) -> None:
         """See asyncio.BufferedProtocol."""
@@ -394,10 +531,12 @@ class Link(asyncio.BufferedProtocol):
     # -- signs of life -------------------------------------------------------------------------------------------
     def _tick(self) -> None:
         """The link's only timer: pings in silence, ends the link when silence lasts."""
+        if self.reason is not None or self.suspended:
+            return
         now = self.loop.time()
         silence = now - self._heard
         if silence >= self._dead_after:
-            self._end(f"peer silent for {self._dead_after:g} s", abort=True)
+            self.suspend(f"peer silent for {self._dead_after:g} s")
             return
         if not self._pings or (silence >= self._keepalive and now - self._pinged >= self._keepalive):
             self._pings += 1
@@ -413,7 +552,7 @@ class Link(asyncio.BufferedProtocol):
             return
         first = self.stats.rtt is None
         self.stats.rtt = time.perf_counter() - self._ping_sent
-        sock = self._transport.get_extra_info("socket")
+        sock = self._transport.get_extra_info("socket") if self._transport is not None else None
         if first and self.stats.rtt > _SLOW_PATH and sock is not None and sock.family != socket.AF_UNIX:
             try:
                 sock.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, CHUNK)
@@ -424,16 +563,25 @@ class Link(asyncio.BufferedProtocol):
     def _end(self, reason: str, *, abort: bool) -> None:
         if self.reason is not None:
             return
-        if not abort:
-            self.flush()
+        if self._transport is not None and not abort:
+            self.mux.close(reason)
+            self._write()  # even to a full transport: it is the last
         self.reason = reason
         if self._timer is not None:
             self._timer.cancel()
         for stream in list(self.mux.streams.values()):
             stream.app.on_lost(reason)
         self._waiting.clear()
-        if abort:
+        if self._recovery is not None:
+            self._recovery.on_ended(self)
+        if self._transport is None:
+            self._gone.set()
+        elif abort:
             self._transport.abort()
         else:
             self._transport.close()
         self.closed.set()
+
+
+class _Deaf(asyncio.Protocol):
+    """The protocol of a transport that its link has left."""

@@ -27,6 +27,7 @@ PING: Final = 8  # payload: 8 bytes, returned by PONG
 PONG: Final = 9
 ACK: Final = 10  # payload: how many bytes of the link were received, for resumption
 HELLO: Final = 11  # first on every transport, never again
+CLOSE: Final = 12  # the link is over, on purpose; payload: why
 
 STARVED: Final = 0x80  # flag on DATA: this frame used up the stream's credit
 TYPE_MASK: Final = 0x7F
@@ -35,7 +36,7 @@ LENGTH_MASK: Final = 0xFFFFFF
 FIXED_SIZES: Final = {OPENED: 0, CREDIT: 4, FIN: 0, RESET: 0, PING: 8, PONG: 8, ACK: 8}
 """Payload length in bytes of the frames that have only one."""
 
-LINK_FRAMES: Final = frozenset((PING, PONG, ACK, HELLO))
+LINK_FRAMES: Final = frozenset((PING, PONG, ACK, HELLO, CLOSE))
 """Frames that belong to stream 0; all others belong to a stream."""
 
 CHUNK: Final = 8 * 16384
@@ -45,7 +46,7 @@ MIN_ROOM: Final = 4096
 """A DATA frame is not started in less space than this, in bytes."""
 
 MAX_REQUEST: Final = 2048
-"""Longest payload of OPEN, REJECT and HELLO, in bytes."""
+"""Longest payload of OPEN, REJECT, HELLO and CLOSE, in bytes."""
 
 MIN_WINDOW: Final = 64 << 10
 """Credit that every stream starts with, each way, in bytes; neither end announces it."""

@@ -40,6 +40,7 @@ from tpd_core.wire.frames import (
     ACK,
     ACK_EVERY,
     CHUNK,
+    CLOSE,
     CREDIT,
     DATA,
     FIN,
@@ -166,6 +167,10 @@ class Mux:
     def ping(self, payload: bytes) -> None:
         """Queue PING; the peer returns the 8 bytes, but answers only the latest of several."""
         self._control(PING, 0, payload)
+
+    def close(self, reason: str) -> None:
+        """Queue CLOSE: the link ends on purpose, and the peer need not wait for a new transport."""
+        self._control(CLOSE, 0, reason.encode()[:MAX_REQUEST])
 
     # -- sending -------------------------------------------------------------------------------------------------
     def reserve(self, stream: MuxStream, limit: int = CHUNK) -> memoryview | None:
@@ -395,7 +400,7 @@ class Mux:
     def _check_control(self, kind: int, number: int, size: int) -> None:
         fixed = FIXED_SIZES.get(kind)
         if fixed is None:
-            if kind not in (OPEN, REJECT):
+            if kind not in (OPEN, REJECT, CLOSE):
                 raise RemoteProtocolError(f"unknown frame type {kind}")
             if size > MAX_REQUEST or (kind == REJECT and size < REJECT_CODE.size):
                 raise RemoteProtocolError(f"frame of type {kind} with a payload of {size} bytes")
@@ -418,6 +423,8 @@ class Mux:
                 raise RemoteProtocolError("ACK on a link that is not resumable")
             self._on_ack(*NUMBER.unpack(payload))
             events.append((ACK, None, b""))
+        elif kind == CLOSE:
+            events.append((CLOSE, None, bytes(payload)))
         elif stream is None:
             self._check_known(number)
         else:

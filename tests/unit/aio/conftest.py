@@ -43,7 +43,7 @@ async def nothing_left_over() -> AsyncIterator[None]:
     loop.set_exception_handler(lambda _loop, context: None if is_hangup(context) else problems.append(context))
     yield
     assert not problems
-    assert asyncio.all_tasks() <= {asyncio.current_task()}
+    await until(lambda: asyncio.all_tasks() <= {asyncio.current_task()})
 
 
 @pytest.fixture(scope="session")

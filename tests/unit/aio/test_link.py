@@ -394,7 +394,7 @@ async def test_closing_ends_everything_at_both_ends(make_pair: MakePair) -> None
     with pytest.raises(LinkClosed, match="the agent goes away"):
         await other.read()
     async with asyncio.timeout(DEADLINE):
-        assert await near.wait_closed() == "the peer closed the connection"
+        assert await near.wait_closed() == "closed by the peer: the agent goes away"
     with pytest.raises(LinkClosed):
         await stream.write(b"x")
     await far.aclose()
@@ -403,6 +403,7 @@ async def test_closing_ends_everything_at_both_ends(make_pair: MakePair) -> None
 async def test_cut_connection_ends_the_link(make_pair: MakePair) -> None:
     near, far = await make_pair(Accepting(), tcp=True)
     stream = await near.open(b"")
+    assert far._transport is not None
     far._transport.abort()
     async with asyncio.timeout(DEADLINE):
         with pytest.raises(LinkClosed):

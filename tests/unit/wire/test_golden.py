@@ -68,6 +68,8 @@ def samples() -> dict[str, bytes]:
         if near.received < frames.ACK_EVERY:
             told(far, taken(near))
     result["ack"] = taken(near)[-(frames.HEAD + frames.NUMBER.size) :]  # after the credit
+    near.close("the session has ended")
+    result["close"] = taken(near)
     result["hello"] = Hello(bytes(range(16)), Capability.RESUME, resume=True, received=123456789).encode()
     result["message"] = encode_message(b"protobuf")
     return result
@@ -80,8 +82,8 @@ def test_frames_are_what_they_were() -> None:
 
 
 def test_numbers_are_what_they_were() -> None:
-    names = ["OPEN", "OPENED", "REJECT", "DATA", "CREDIT", "FIN", "RESET", "PING", "PONG", "ACK", "HELLO"]
-    assert [getattr(frames, name) for name in names] == list(range(1, 12))
+    names = ["OPEN", "OPENED", "REJECT", "DATA", "CREDIT", "FIN", "RESET", "PING", "PONG", "ACK", "HELLO", "CLOSE"]
+    assert [getattr(frames, name) for name in names] == list(range(1, 13))
     assert (frames.MIN_WINDOW, frames.STARVED) == (65536, 0x80), "both ends assume these: bump the version"
     assert {code.name: code.value for code in frames.RejectCode} == {
         "REFUSED": 1,

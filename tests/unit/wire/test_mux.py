@@ -9,6 +9,7 @@ from tpd_core.wire import frames
 from tpd_core.wire.errors import LocalProtocolError, RemoteProtocolError
 from tpd_core.wire.frames import (
     ACK,
+    CLOSE,
     CREDIT,
     DATA,
     FIN,
@@ -144,6 +145,12 @@ def test_ping_is_answered_by_pong() -> None:
     assert tell(near, take(far)) == [(PONG, 0, b"12345678")]
 
 
+def test_close_says_why() -> None:
+    near, far = pair()
+    near.close("the session has ended")
+    assert tell(far, take(near)) == [(CLOSE, 0, b"the session has ended")]
+
+
 # -- credit ------------------------------------------------------------------------------------------------------
 def test_windows_grow_while_the_reader_keeps_up_and_stay_bounded() -> None:
     near, far = pair()
@@ -214,7 +221,7 @@ def open_frame(number: int) -> bytes:
 
 BROKEN = {
     "unknown type": encode_frame(0, 0),
-    "type from the future": encode_frame(12, 1),
+    "type from the future": encode_frame(13, 1),
     "flag on a control frame": encode_frame(FIN | STARVED, 1),
     "second HELLO": encode_frame(HELLO, 0, bytes(44)),
     "OPEN with our parity": open_frame(2),
@@ -223,6 +230,8 @@ BROKEN = {
     "number reused": open_frame(3) + encode_frame(RESET, 3) + open_frame(3),
     "number going back": open_frame(3) + open_frame(1),
     "request too long": encode_frame(OPEN, 1, bytes(MAX_REQUEST + 1)),
+    "CLOSE on a stream": encode_frame(CLOSE, 1),
+    "reason too long": encode_frame(CLOSE, 0, bytes(MAX_REQUEST + 1)),
     "DATA for a stream never opened": encode_frame(DATA, 5, b"x"),
     "DATA for one of ours never opened": encode_frame(DATA, 2, b"x"),
     "DATA on stream 0": encode_frame(DATA, 0, b"x"),

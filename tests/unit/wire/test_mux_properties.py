@@ -29,12 +29,12 @@ numbers = st.sampled_from((0, 1, 1, 1, 2, 3, 5, 0xFFFFFFFF))
 headers = st.builds(
     lambda number, kind, size: HEADER.pack(number, kind << 24 | size),
     numbers,
-    st.integers(0, 12) | st.sampled_from((0x84, 0xFF)),
+    st.integers(0, 13) | st.sampled_from((0x84, 0xFF)),
     st.sampled_from((0, 2, 4, 8, 100, 0xFFFFFF)),
 )
 whole = st.builds(
     encode_frame,
-    st.sampled_from((1, 1, 2, 3, 4, 4, 5, 6, 7, 8, 9, 10, 0x84)),
+    st.sampled_from((1, 1, 2, 3, 4, 4, 5, 6, 7, 8, 9, 10, 12, 0x84)),
     numbers,
     st.sampled_from((b"", b"\0\1", b"\0\0\0\1", bytes(8), bytes(100), bytes(2000))),
 )
@@ -215,6 +215,7 @@ def test_resume_after_any_cut(seed: int) -> None:
         if cut:
             near.resume(far.received)
             far.resume(near.received)
+            assert (near.sent, far.sent) == (far.received, near.received)
     assert got == data
     assert len(near._replay) <= 2
 
