@@ -113,7 +113,6 @@ class Enroller:
         # the agent ends its side once it serves with the certificate: only then may daemons be sent there
         if await messages.receive(link_pb2.EnrollRequest) is not None:
             raise ClusterError("The agent asked twice")
-        messages.stream.write_eof()
         enrolled = AgentRecord(
             namespace=claim.namespace,
             pod=claim.pod,
@@ -125,6 +124,7 @@ class Enroller:
             enrolled=int(time.time()),
         )
         await self._board.enroll(claim.pod_uid, enrolled)
+        messages.stream.write_eof()
         _log.info("agent enrolled", extra={"namespace": claim.namespace, "pod": claim.pod, "agent": claim.container})
 
     async def _pod(self, claim: tickets.Claim) -> Object:
