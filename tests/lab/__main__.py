@@ -24,6 +24,7 @@ def main() -> int:
     sub.add_parser("status", help="what runs; exit status 1 if something does not")
     build = sub.add_parser("images", help="build the project's images that changed and load them")
     build.add_argument("name", nargs="*", help="image such as agent, or a group: product, shop")
+    sub.add_parser("tools", help="install the programs that the namespace tests run on the host")
     env = sub.add_parser("env", help="shell commands that make docker, kubectl and helm use the lab")
     env.add_argument("--json", action="store_true", help="all facts as JSON")
     user = sub.add_parser("user", help="run a command as the rootless engine's user, with the project installed")
@@ -45,6 +46,8 @@ def main() -> int:
                 return 0 if commands.show_status(layout, progress) else 1
             case "images":
                 commands.build_and_load(layout, progress, arguments.name)
+            case "tools":
+                commands.tools(layout)
             case "user":
                 commands.as_user(layout, [word for word in arguments.words if word != "--"] or ["bash"])
             case "env":

@@ -26,7 +26,7 @@ from tests.lab.spec import (
 from tests.lab.store import exclusive, read_json, remove_tree, sweep, write_json
 
 LAB_IMAGES = (BASE_IMAGE, NODE_IMAGE, COREDNS_IMAGE, LOCAL_PATH_IMAGE, PAUSE_IMAGE)
-ENGINE_DATA = ("/var/lib/docker", "/var/lib/containerd", "/etc/docker")
+ENGINE_DATA = ("/var/lib/docker", "/var/lib/containerd")
 
 
 class Background:
@@ -90,9 +90,11 @@ def purge(layout: Layout, progress: Progress) -> None:
         with progress.step("remove the rootless engine's user"):
             rootless.purge(layout)
         with progress.step("remove packages") as step:
-            step.say(f"{len(machine.remove_packages(layout))} packages")
+            removed, kept = machine.remove_packages(layout)
+            because = f"; kept, since others need them: {' '.join(kept)}" if kept else ""
+            step.say(f"{len(removed)} packages{because}")
         with progress.step("remove caches"):
-            if "docker.io" in state.get("packages", []):
+            if "docker.io" in state.get("packages", []) and not machine.installed("docker.io"):
                 for path in ENGINE_DATA:
                     shutil.rmtree(path, ignore_errors=True)
             if layout.root.exists():
@@ -119,6 +121,12 @@ def show_status(layout: Layout, progress: Progress) -> bool:
         running = rootless.answers()
         progress.line(f"  {'up  ' if running else 'DOWN'}  {'rootless engine':<16} {rootless.docker_host()}")
     return all(good for _, good, _ in rows)
+
+
+def tools(layout: Layout) -> None:
+    """Install the programs that the namespace tests run on the host."""
+    machine.require_root()
+    machine.install(layout, *machine.TOOLS)
 
 
 def build_and_load(layout: Layout, progress: Progress, names: list[str]) -> None:

@@ -10,6 +10,8 @@ from tests.lab.spec import SUITE, Layout
 from tests.lab.store import read_json, remember, write_whole
 
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+# What the namespace tests run on the host.
+TOOLS = ("iproute2", "iputils-ping", "nftables", "openssh-sftp-server", "sshfs", "util-linux")
 CAP_SYS_RESOURCE = 24
 NONINTERACTIVE = {"DEBIAN_FRONTEND": "noninteractive"}
 MACHINE_TRUST = Path("/etc/ssl/certs/ca-certificates.crt")
@@ -123,12 +125,35 @@ def _install_newer(layout: Layout, missing: list[str]) -> None:
     remember(layout, packages=missing)
 
 
-def remove_packages(layout: Layout) -> list[str]:
-    """Purge the packages that the lab installed and that are still there; return their names."""
+def remove_packages(layout: Layout) -> tuple[list[str], list[str]]:
+    """Purge the packages that the lab installed and that are still there.
+
+    Returns:
+        What was removed, and what was kept because something that came later depends on it.
+    """
     mine = [package for package in read_json(layout.state).get("packages", []) if installed(package)]
+    kept: list[str] = []
+    while mine and (foreign := removals(output("apt-get", "purge", "--simulate", *mine)) - set(mine)):
+        needed = _dependencies(foreign) & set(mine)
+        if not needed:
+            return [], [*mine, *kept]
+        kept += sorted(needed)
+        mine = [package for package in mine if package not in needed]
     if mine:
         run("apt-get", "purge", "-y", *mine, env=NONINTERACTIVE)
-    return mine
+    return mine, kept
+
+
+def removals(simulation: str) -> set[str]:
+    """Read the packages that `apt-get purge --simulate` would remove out of what it prints."""
+    lines = (line.split() for line in simulation.splitlines())
+    return {words[1] for words in lines if len(words) > 1 and words[0] in ("Remv", "Purg")}
+
+
+def _dependencies(packages: set[str]) -> set[str]:
+    options = ("--recurse", "--no-recommends", "--no-suggests", "--no-enhances", "--no-breaks", "--no-conflicts")
+    lines = output("apt-cache", "depends", "--installed", "--no-replaces", *options, *packages).splitlines()
+    return {line.split()[-1].strip("<>") for line in lines}
 
 
 def has_compose_and_buildx() -> tuple[bool, bool]:

@@ -14,7 +14,7 @@ from tests.lab.store import read_json, remember
 
 NAMESPACE = "tpd-lab-rootless"
 OUTSIDE, INSIDE = "tpdlabr0", "tpdlabr1"
-PACKAGES = ("rootlesskit", "slirp4netns", "uidmap", "fuse-overlayfs")
+PACKAGES = ("rootlesskit", "slirp4netns", "uidmap")
 SCRIPTS = ("/usr/share/docker.io/contrib/dockerd-rootless.sh", "/usr/bin/dockerd-rootless.sh")
 DEVICES = ("/dev/net/tun", "/dev/fuse")
 

@@ -52,6 +52,11 @@ def test_mirror_is_an_error_off_debian() -> None:
         machine.mirror_of("http://mirror.example/ubuntu|noble|Ubuntu|main")
 
 
+def test_removals_are_read_out_of_the_simulation() -> None:
+    text = "Reading package lists...\nPurg mmdebstrap [1.3.5-7]\nRemv docker.io [20.10] [tini:amd64 ]\n"
+    assert machine.removals(text) == {"mmdebstrap", "docker.io"}
+
+
 def test_subordinate_ids_follow_those_given_away() -> None:
     assert account.free_range([]) == 100000
     assert account.free_range(["a:100000:65536", "b:300000:10", "odd line"]) == 300010
