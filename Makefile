@@ -37,7 +37,7 @@ unit: .venv/ready ## sans-IO cores and pure plans
 	$(PYTEST) tests/unit -n 2
 
 .PHONY: net
-net: .venv/ready ## kernel parts, in network namespaces (root)
+net: .venv/ready lab-tools ## kernel parts, in network namespaces (root)
 	$(PYTEST) tests/net
 
 .PHONY: e2e
