@@ -27,6 +27,8 @@ def main(arguments: list[str]) -> int:
 def _daemon() -> int:
     import os
 
+    # sshfs is started without anything of this process; gRPC's care for forks would only fill the log.
+    os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
     from tpd.daemon.daemon import Settings, run
     from tpd_core.aio import loop
     from tpd_core.errors import TpdError

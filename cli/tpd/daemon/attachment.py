@@ -40,7 +40,7 @@ class Attachment:
     ) -> None:
         self.state = state
         self.pods: dict[str, AgentLink] = {}
-        self.volumes = VolumeSet(root, state, self._open_files, changes)
+        self.volumes = VolumeSet(root, state.workload_name, self._open_files, changes)
         self._linker = linker
         self._changes = changes
         self._may_speak_from = may_speak_from
@@ -50,6 +50,7 @@ class Attachment:
     def update(self, state: link_pb2.AttachmentState) -> None:
         """Take a newer snapshot: link to new pods, leave those that are gone, pass renewed grants on."""
         self.state = state
+        self.volumes.update(state.mounts)
         wanted = {pod.pod_uid: pod for pod in state.pods if pod.HasField("grant")}
         for uid, pod in wanted.items():
             if uid in self.pods:

@@ -226,6 +226,9 @@ class Session:
             self._changes.ring()
             if not self.ended:
                 await asyncio.sleep(backoff.next())
+        attachments, self.attachments = list(self.attachments.values()), {}
+        await asyncio.gather(*(attachment.aclose(None) for attachment in attachments))
+        self._changes.ring()
 
     async def _converse(self, link: Link, backoff: Backoff) -> None:
         request = link_pb2.OpenRequest(control=link_pb2.Control())

@@ -49,7 +49,7 @@ class VolumeSet:
 
     Args:
         root: Where the shared volume is mounted; None where no volumes are wanted.
-        state: For the mounts and the workload's name.
+        directory: The attachment's own one below `root`.
         open_files: Opens an SFTP stream to a volume.
         changes: Rung when anything in `status` may have changed.
     """
@@ -57,16 +57,20 @@ class VolumeSet:
     def __init__(
         self,
         root: str | None,
-        state: link_pb2.AttachmentState,
+        directory: str,
         open_files: Callable[[str], Awaitable[Stream]],
         changes: Changes,
     ) -> None:
-        self._mounts: Sequence[link_pb2.Mount] = list(state.mounts)
-        self._directory = state.workload_name
+        self._mounts: Sequence[link_pb2.Mount] = ()
+        self._directory = directory
         self._root = root
         self._open_files = open_files
         self._changes = changes
         self._volumes: dict[str, _Volume] = {}
+
+    def update(self, mounts: Sequence[link_pb2.Mount]) -> None:
+        """What the container mounts, as the manager knows it by now."""
+        self._mounts = list(mounts)
 
     async def mount(self) -> None:
         """Mount all that are not mounted; what fails is told by `status`."""
