@@ -104,6 +104,7 @@ def purge(layout: Layout, progress: Progress) -> None:
 
 def show_status(layout: Layout, progress: Progress) -> bool:
     """Print what runs and what the guards counted; tell whether everything runs."""
+    machine.require_root()
     rows: list[tuple[str, bool, str]] = []
     alive = engine.answers()
     rows.append(("engine", alive, engine.info(".Server.Version") if alive else "does not answer"))
@@ -131,6 +132,7 @@ def tools(layout: Layout) -> None:
 
 def build_and_load(layout: Layout, progress: Progress, names: list[str]) -> None:
     """Build the images that changed and load them into the node and the rootless engine."""
+    machine.require_root()
     with exclusive(progress.line):
         if not engine.answers():
             raise LabError("no engine answers", "make lab-up")
