@@ -76,66 +76,59 @@ def rich_project(project: Project) -> Project:
     return project
 
 
-def test_the_app_sees_what_it_saw(project: Project) -> None:
-    def observe(run_as: Project) -> dict[str, str]:
-        run_as.compose("up", "-d", "--wait")
-        scripts = {
-            "environment": "env | sort",
-            "identity": "id; hostname; hostname -f; cat /proc/sys/kernel/msgmax; grep Cap /proc/self/status",
-            "first port": "cat /proc/sys/net/ipv4/ip_unprivileged_port_start",
-            "files": "cat /run/secrets/token /etc/settings",
-            "resolver": "cat /etc/resolv.conf",
-            "hosts": "grep -E 'elsewhere|10.213.*apphost' /etc/hosts | sort",
-            "read-only": "touch /x; touch /scratch/x && echo scratch",
-            "endpoint": "hostname -I | tr ' ' '\\n' | grep 10.213",
-            "neighbours": "for n in db database web; do getent hosts $n >/dev/null && echo $n; done",
-            "db": FETCH.format("database", 5432),
-            "side": FETCH.format("127.0.0.1", 8081),
-        }
-        return {what: run_as.shell("app", script, check=False) for what, script in scripts.items()}
-
-    seen = same(rich_project(project), observe, "app")
-    assert "DOLLAR=a$b\nFILED=x$y\nFROM_SHELL=shell value" in seen["environment"]
-    assert seen["identity"].startswith("uid=1234")
-    assert seen["files"] == "s3creta=1"
-    assert seen["neighbours"].split() == ["db", "database", "web"]
-    assert seen["db"] == "db"
-    assert "10.213.7.77" in seen["endpoint"]
+def of_the_app(project: Project) -> dict[str, str]:
+    scripts = {
+        "environment": "env | sort",
+        "identity": "id; hostname; hostname -f; cat /proc/sys/kernel/msgmax; grep Cap /proc/self/status",
+        "first port": "cat /proc/sys/net/ipv4/ip_unprivileged_port_start",
+        "files": "cat /run/secrets/token /etc/settings",
+        "resolver": "cat /etc/resolv.conf",
+        "hosts": "grep -E 'elsewhere|10.213.*apphost' /etc/hosts | sort",
+        "read-only": "touch /x; touch /scratch/x && echo scratch",
+        "address": "hostname -I | tr ' ' '\\n' | grep 10.213",
+        "neighbours": "for n in db database web; do getent hosts $n >/dev/null && echo $n; done",
+        "db": FETCH.format("database", 5432),
+        "side": FETCH.format("127.0.0.1", 8081),
+    }
+    return {what: project.shell("app", script, check=False) for what, script in scripts.items()}
 
 
-def test_others_reach_the_app_by_every_name(project: Project) -> None:
+def of_the_others(project: Project) -> list[str]:
     names = ["app", "api", "shopfront", f"{project.name}-custom", "10.213.7.77"]
+    answers = [project.shell("web", FETCH.format(name, 8080), check=False) for name in names]
+    # Only the port's number is the engine's choice.
+    address, _, port = project.compose("port", "app", "8080").stdout.strip().partition(":")
+    return [*answers, run(["bash", "-c", FETCH.format(address, port)]).stdout.strip(), address]
 
-    def observe(run_as: Project) -> list[str]:
+
+def of_the_engine(project: Project) -> dict[str, Any]:
+    container = project.inspect("app")
+    config, host = container["Config"], container["HostConfig"]
+    labels = ("com.docker.compose.project", "com.docker.compose.service", "com.docker.compose.project.working_dir")
+    return {
+        "name": container["Name"],
+        "config": {key: config[key] for key in ("Cmd", "Entrypoint", "Image", "User", "WorkingDir", "Healthcheck")},
+        "environment": sorted(config["Env"]),
+        "labels": {key: config["Labels"][key] for key in (*labels, "mine")},
+        "host": {key: host[key] for key in ("Binds", "CapDrop", "Init", "ReadonlyRootfs", "RestartPolicy", "Tmpfs")},
+        "mounts": sorted((mount["Destination"], mount["Source"], mount["RW"]) for mount in container["Mounts"]),
+        "others": {name: project.inspect(name)["Config"]["Cmd"] for name in ("db", "web", "side")},
+    }
+
+
+def test_app_neighbours_and_engine_see_what_they_saw(project: Project) -> None:
+    def observe(run_as: Project) -> tuple[dict[str, str], list[str], dict[str, Any]]:
         run_as.compose("up", "-d", "--wait")
-        answers = [run_as.shell("web", FETCH.format(name, 8080), check=False) for name in names]
-        # Only the port's number is the engine's choice.
-        address, _, port = run_as.compose("port", "app", "8080").stdout.strip().partition(":")
-        answers.append(run(["bash", "-c", FETCH.format(address, port)]).stdout.strip())
-        return [*answers, address]
+        return of_the_app(run_as), of_the_others(run_as), of_the_engine(run_as)
 
-    assert same(rich_project(project), observe, "app") == ["app"] * 6 + ["127.0.0.1"]
-
-
-def test_the_engine_knows_the_same_container(project: Project) -> None:
-    def observe(run_as: Project) -> dict[str, Any]:
-        run_as.compose("up", "-d", "--wait")
-        container = run_as.inspect("app")
-        config, host = container["Config"], container["HostConfig"]
-        labels = ("com.docker.compose.project", "com.docker.compose.service", "com.docker.compose.project.working_dir")
-        return {
-            "name": container["Name"],
-            "config": {key: config[key] for key in ("Cmd", "Entrypoint", "Image", "User", "WorkingDir", "Healthcheck")},
-            "environment": sorted(config["Env"]),
-            "labels": {key: config["Labels"][key] for key in (*labels, "mine")},
-            "host": {
-                key: host[key] for key in ("Binds", "CapDrop", "Init", "ReadonlyRootfs", "RestartPolicy", "Tmpfs")
-            },
-            "mounts": sorted((mount["Destination"], mount["Source"], mount["RW"]) for mount in container["Mounts"]),
-            "others": {name: run_as.inspect(name)["Config"]["Cmd"] for name in ("db", "web", "side")},
-        }
-
-    same(rich_project(project), observe, "app")
+    app, others, _ = same(rich_project(project), observe, "app")
+    assert "DOLLAR=a$b\nFILED=x$y\nFROM_SHELL=shell value" in app["environment"]
+    assert app["identity"].startswith("uid=1234")
+    assert app["files"] == "s3creta=1"
+    assert app["neighbours"].split() == ["db", "database", "web"]
+    assert app["db"] == "db"
+    assert app["address"] == "10.213.7.77"
+    assert others == ["app"] * 6 + ["127.0.0.1"]
 
 
 def test_the_workload_adds_environment_and_the_file_wins(project: Project) -> None:
