@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import signal
 import sys
 import tempfile
 from collections.abc import Awaitable, Callable
@@ -99,13 +101,24 @@ class Bridge:
         except* _DoneError:
             pass
         finally:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
+            end_process(process)
             await process.wait()
 
     async def _listen(self, stderr: asyncio.StreamReader) -> None:
         async for line in stderr:
             self.complaint = line.decode(errors="replace").strip() or self.complaint
+
+
+def end_process(process: asyncio.subprocess.Process) -> None:
+    """Kill a process that may have ended already.
+
+    Not by `Process.kill`, which reaps a process that has just ended and so leaves asyncio without its exit status.
+    """
+    with contextlib.suppress(ProcessLookupError):
+        if sys.platform == "win32":
+            process.kill()
+        elif process.returncode is None:
+            os.kill(process.pid, signal.SIGKILL)
 
 
 class _DoneError(Exception):

@@ -54,7 +54,7 @@ class RelayCarrier:
                 self._group.create_task(self._carry(wanted, PodPort(self._namespace, pod, port)))
 
     async def _carry(self, wanted: str, target: PodPort) -> None:
-        with contextlib.suppress(grpc.aio.AioRpcError, OSError):
+        with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError, OSError):
             call = self._client.relay()
             try:
                 await call.write(control_pb2.RelayChunk(id=wanted))

@@ -103,13 +103,15 @@ class Child:
         async def _run_in_group(self) -> int:
             # Without a controlling terminal: in the background of one it would be stopped as it reads or sets it.
             self._start(start_new_session=True)
-            with self._signals.handled(lambda number: self._end(lambda: self._signal(number))):
+            # To the program alone: `docker` passes signals on to its plugin, which would get a second one otherwise.
+            with self._signals.handled(lambda number: self._end(lambda: self._signal(os.kill, number))):
                 return await self._wait()
 
-        def _signal(self, number: int) -> None:
+        def _signal(self, send: Callable[[int, int], None], number: int) -> None:
             assert self._process is not None
+            self._interrupted = self._interrupted or number == signal.SIGINT
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, number)
+                send(self._process.pid, number)
 
         async def _run_on_terminal(self) -> int:
             from tpd.run.terminal import Terminal
@@ -125,7 +127,7 @@ class Child:
                 self._end(lambda: terminal.send(b"\x03"))
                 terminal.send(data.replace(b"\x03", b""))
 
-            with terminal, self._signals.handled(lambda number: self._end(lambda: self._signal(number))):
+            with terminal, self._signals.handled(lambda number: self._end(lambda: self._signal(os.killpg, number))):
                 self._start(
                     stdin=terminal.slave,
                     stdout=terminal.slave,

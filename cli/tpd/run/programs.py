@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from tpd.control.bridge import end_process
 from tpd_core.errors import EngineError, UserError
 
 
@@ -55,7 +56,7 @@ async def _run(argv: Sequence[str], **streams: Any) -> tuple[str, str, int]:
         out, complaint = await process.communicate()
     finally:
         if process.returncode is None:
-            process.terminate()
+            end_process(process)
             await process.wait()
     return out.decode(errors="replace"), (complaint or b"").decode(errors="replace"), process.returncode or 0
 
