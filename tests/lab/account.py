@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tests.lab.shell import LabError, run, succeeds, wait_until
 from tests.lab.spec import REPOSITORY, Layout
-from tests.lab.store import digest, remember, write_whole
+from tests.lab.store import digest, read_json, remember, write_whole
 
 USER = "tpdlab"
 SUBORDINATE_IDS = 65536
@@ -126,7 +126,7 @@ def end_processes() -> None:
 
 def remove(layout: Layout) -> None:
     """Remove the user with everything that is theirs, if the lab added the user."""
-    if exists():
+    if exists() and read_json(layout.state).get("user") == USER:
         runtime = runtime_directory()
         shutil.rmtree(runtime, ignore_errors=True)
         shutil.rmtree(entry().pw_dir, ignore_errors=True)

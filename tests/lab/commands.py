@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.lab import account, bases, binaries, cluster, engine, guards, images, machine, rootless, sample
+from tests.lab import account, bases, binaries, cluster, engine, guards, images, machine, rootless, sample, traces
 from tests.lab.progress import Progress
 from tests.lab.shell import LabError, output
 from tests.lab.spec import (
@@ -89,12 +89,15 @@ def purge(layout: Layout, progress: Progress) -> None:
         _down(layout, progress)
         with progress.step("remove the rootless engine's user"):
             rootless.purge(layout)
+        own_engine = "docker.io" in state.get("packages", []) and not engine.answers()
+        if own_engine:
+            traces.remove()
         with progress.step("remove packages") as step:
             removed, kept = machine.remove_packages(layout)
             because = f"; kept, since others need them: {' '.join(kept)}" if kept else ""
             step.say(f"{len(removed)} packages{because}")
         with progress.step("remove caches"):
-            if "docker.io" in state.get("packages", []) and not machine.installed("docker.io"):
+            if own_engine and not machine.installed("docker.io"):
                 for path in ENGINE_DATA:
                     shutil.rmtree(path, ignore_errors=True)
             if layout.root.exists():

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab import account, binaries, engine, guards, images, machine, sample, spec, store
+from tests.lab import account, binaries, engine, guards, images, machine, sample, spec, store, traces
 from tests.lab.shell import LabError
 
 
@@ -55,6 +55,18 @@ def test_mirror_is_an_error_off_debian() -> None:
 def test_removals_are_read_out_of_the_simulation() -> None:
     text = "Reading package lists...\nPurg mmdebstrap [1.3.5-7]\nRemv docker.io [20.10] [tini:amd64 ]\n"
     assert machine.removals(text) == {"mmdebstrap", "docker.io"}
+
+
+def test_only_the_engines_rules_are_taken_out_of_the_firewall() -> None:
+    saved = (
+        "*filter\n:INPUT ACCEPT [0:0]\n:FORWARD DROP [0:0]\n:DOCKER-USER - [0:0]\n"
+        "-A FORWARD -j DOCKER-USER\n-A FORWARD -i br-0123456789ab -j ACCEPT\n-A FORWARD -i br-lan -j ACCEPT\n"
+        "-A INPUT -s 10.0.0.1/32 -j DROP\nCOMMIT\n"
+    )
+    assert traces.without_engine(saved) == (
+        "*filter\n:INPUT ACCEPT [0:0]\n:FORWARD ACCEPT [0:0]\n"
+        "-A FORWARD -i br-lan -j ACCEPT\n-A INPUT -s 10.0.0.1/32 -j DROP\nCOMMIT\n"
+    )
 
 
 def test_subordinate_ids_follow_those_given_away() -> None:
