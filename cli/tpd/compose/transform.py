@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from collections.abc import Iterable, Mapping
 
 from tpd.compose.argv import scaled
@@ -27,6 +28,8 @@ from tpd.compose.namespaces import Group, groups_of, joined, owner_of
 from tpd.compose.ours import anchor_service, daemon_service, escape, gate_service
 from tpd.compose.remote import leave_out
 from tpd_core.errors import BugError, UserError
+
+_NOT_YAML = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
 
 
 def transform(config: Document, request: Request) -> Plan:
@@ -82,8 +85,13 @@ def transform(config: Document, request: Request) -> Plan:
 
 
 def render(document: Document) -> str:
-    """A document as compose reads it: JSON, the same text for the same content."""
-    return json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+    """A document as compose reads it: the same text for the same content.
+
+    Compose reads JSON as YAML, which differs in two ways: it knows no pairs of surrogates, so characters stay as they
+    are; and it refuses control characters, or takes them for line breaks, so those are escaped.
+    """
+    text = json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False)
+    return _NOT_YAML.sub(lambda found: f"\\u{ord(found[0]):04x}", text) + "\n"
 
 
 def shared_volume(config: Document) -> SharedVolume:

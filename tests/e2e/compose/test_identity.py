@@ -133,11 +133,12 @@ def test_app_neighbours_and_engine_see_what_they_saw(project: Project) -> None:
 
 def test_the_workload_adds_environment_and_the_file_wins(project: Project) -> None:
     rich_project(project)
-    target = Target("app", {"DOLLAR": "theirs", "NEW": "p$w $$ ${X}", "FILED": "theirs"})
+    odd = "p$w $$ ${X} \t\x7f\x85\u2028\ufeff é😀 \\n \"'# {{.}}"
+    target = Target("app", {"DOLLAR": "theirs", "ODD": odd, "LINES": "a\n\nb\n", "FILED": "theirs"})
     intercepted = project.with_intercept("app", app=target)
     intercepted.compose("up", "-d")
-    seen = intercepted.shell("app", "env").splitlines()
-    assert {"DOLLAR=a$b", "NEW=p$w $$ ${X}", "FILED=x$y"} <= set(seen)
+    seen = project.inspect("app")["Config"]["Env"]
+    assert {"DOLLAR=a$b", f"ODD={odd}", "LINES=a\n\nb\n", "FILED=x$y"} <= set(seen)
 
 
 def test_two_services_stand_in_at_once(project: Project) -> None:

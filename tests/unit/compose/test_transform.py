@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -247,6 +248,13 @@ def test_the_same_content_is_rendered_the_same() -> None:
     target = Target("app", {"B": "1", "C": "2"})
     other = Target("app", {"C": "2", "B": "1"})
     assert render(transformed(config, target).document) == render(transformed(turned, other).document)
+
+
+@given(st.dictionaries(st.text(), st.text()))
+def test_rendered_text_is_json_and_yaml_alike(environment: dict[str, str]) -> None:
+    text = render(environment)
+    assert json.loads(text) == environment
+    assert yaml.safe_load(text) == environment
 
 
 def test_services_around_the_app_follow_the_anchor() -> None:
