@@ -109,6 +109,7 @@ class Laptop:
     async def state(self, accept: Callable[[control_pb2.State], bool]) -> control_pb2.State:
         """The first state that fits."""
         async with deadline():
+            state: control_pb2.State
             async for state in self.stub.Watch(control_pb2.Empty()):
                 if accept(state):
                     return state
