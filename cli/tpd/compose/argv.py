@@ -203,6 +203,12 @@ class ComposeCommand:
         Raises:
             UserError: The command asks for it.
         """
+        if self.subcommand == "up" and self.scan.on("always-recreate-deps"):
+            raise UserError(
+                "up --always-recreate-deps would recreate the anchor too, the container that holds the intercepted"
+                " service's network, and the daemon in it.",
+                hint="Use --force-recreate, which recreates your services only.",
+            )
         if self.wants_services and services:
             for target in plan.targets:
                 if target not in services:

@@ -187,6 +187,7 @@ def test_what_does_not_touch_the_intercept_is_allowed(sub: str) -> None:
         ("restart tpd-anchor", "'tpd-anchor' is tpd's own"),
         ("run -p 80:80 app", "--publish 80:80"),
         ("up --scale app", "'app' does not have the form"),
+        ("up --always-recreate-deps", "--always-recreate-deps"),
     ],
 )
 def test_what_cannot_be_is_refused(sub: str, named: str) -> None:
