@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 
 class Changes:
@@ -17,9 +18,9 @@ class Changes:
         bell, self._bell = self._bell, asyncio.Event()
         bell.set()
 
-    async def wait(self) -> None:
-        """Until the next change."""
-        await self._bell.wait()
+    def wait(self) -> Coroutine[Any, Any, object]:
+        """Until the next change after this call, even if it comes before the result is awaited."""
+        return self._bell.wait()
 
     async def until(self, condition: Callable[[], bool], timeout: float | None) -> bool:
         """Wait until `condition` holds; False when it does not within `timeout` seconds."""
