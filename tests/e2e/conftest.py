@@ -40,7 +40,7 @@ def manager(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> None:
     environment = clean_environment(
         KUBECONFIG=cluster.kubeconfig, XDG_STATE_HOME=str(tmp_path_factory.mktemp("state")), PATH=lab_path()
     )
-    run([TPD, "helm", "upgrade", "--install", "--set", "endpoint.type=NodePort"], env=environment, timeout=180)
+    run([TPD, "helm", "upgrade", "--set", "endpoint.type=NodePort"], env=environment, timeout=180)
 
 
 def lab_path() -> str:

@@ -64,12 +64,12 @@ def test_detached_run_has_a_watcher_until_the_project_is_gone(
         assert running.wait() == 0, running.output
     orders.await_origin("orders", "laptop")
     status = json.loads(project.laptop.tpd("status", "--format", "json").stdout)
-    assert [bool(session["watcher"]) for session in status["sessions"]] == [True]
+    assert [(run["detached"], run["pid"] is not None) for run in status["runs"]] == [(True, True)]
     project.compose("down", "--remove-orphans")
     orders.await_origin("orders", "cluster")
     until(
-        lambda: json.loads(project.laptop.tpd("status", "--format", "json").stdout)["sessions"],
-        lambda sessions: sessions == [],
+        lambda: json.loads(project.laptop.tpd("status", "--format", "json").stdout)["runs"],
+        lambda runs: runs == [],
         what="the watcher ends with the project",
     )
     nothing_left()
@@ -77,7 +77,17 @@ def test_detached_run_has_a_watcher_until_the_project_is_gone(
 
 def test_docker_run(orders: Namespace, project: Project, nothing_left: Callable[[], None]) -> None:
     project.echo("unused")
-    child = ["docker", "run", "--rm", "-e", "ORIGIN=laptop", "-v", f"{project.directory}:/srv:ro", "--entrypoint", "python3"]
+    child = [
+        "docker",
+        "run",
+        "--rm",
+        "-e",
+        "ORIGIN=laptop",
+        "-v",
+        f"{project.directory}:/srv:ro",
+        "--entrypoint",
+        "python3",
+    ]
     with project.run("--intercept", "orders", "-n", orders.name, "--", *child, IMAGE, "/srv/echo.py") as running:
         running.expect(LISTENING)
         orders.await_origin("orders", "laptop")

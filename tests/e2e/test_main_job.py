@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ import pytest
 from tests.e2e.support.cluster import Cluster, Namespace
 from tests.e2e.support.process import run, until
 from tests.e2e.support.project import Project
-from tests.lab.spec import NODE, POD_CIDR
+from tests.lab.spec import NETWORK, NODE, POD_CIDR
 
 LISTENING = r"listening on 8080"
 
@@ -19,15 +20,14 @@ LISTENING = r"listening on 8080"
 @contextmanager
 def blocked_on_node(port: int) -> Iterator[None]:
     """Containers cannot reach a port of the node; the host still can (its address on the network is the gateway)."""
+    subnet = run(["docker", "network", "inspect", NETWORK, "-f", "{{(index .IPAM.Config 0).Subnet}}"]).stdout.strip()
+    host = next(ipaddress.ip_network(subnet).hosts())
     rules = (
         "add table inet e2e_block\n"
         "add chain inet e2e_block pre { type filter hook prerouting priority raw; }\n"
-        f"add rule inet e2e_block pre iifname eth0 fib saddr type != local ip saddr != @gateway tcp dport {port} drop\n"
+        f"add rule inet e2e_block pre iifname eth0 ip saddr != {host} tcp dport {port} drop\n"
     )
-    gateway = run(
-        ["docker", "network", "inspect", "tpd-lab", "-f", "{{(index .IPAM.Config 0).Gateway}}"]
-    ).stdout.strip()
-    run(["docker", "exec", "-i", NODE, "nft", "-f", "-"], input=rules.replace("@gateway", gateway))
+    run(["docker", "exec", "-i", NODE, "nft", "-f", "-"], input=rules)
     try:
         yield
     finally:
@@ -114,7 +114,7 @@ def test_main_job(
         running.expect(f"orders.*{LISTENING}")
         check_everything(orders, shop)
         status = json.loads(shop.laptop.tpd("status", "--format", "json").stdout)
-        assert [session["transport"] for session in status["sessions"]] == [transport]
+        assert [seat["transport"] for run_ in status["runs"] for seat in run_["seats"]] == [transport]
         attachments = orders.kubectl("get", "attachments")
         assert "orders" in attachments
         assert running.stop() in (0, 130)

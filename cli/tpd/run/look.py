@@ -15,11 +15,12 @@ from tpd_core.proto import control_pb2
 
 _PATIENCE = 5.0  # seconds
 TRANSPORTS = {
-    control_pb2.TRANSPORT_UNSPECIFIED: "none",
-    control_pb2.TRANSPORT_ENDPOINT: "endpoint",
-    control_pb2.TRANSPORT_API_SERVER: "API server",
-    control_pb2.TRANSPORT_RELAY: "relay by this computer",
+    control_pb2.TRANSPORT_UNSPECIFIED: ("none", "nothing"),
+    control_pb2.TRANSPORT_ENDPOINT: ("endpoint", "the manager's endpoint"),
+    control_pb2.TRANSPORT_API_SERVER: ("api-server", "the API server"),
+    control_pb2.TRANSPORT_RELAY: ("relay", "a relay of this computer's"),
 }
+"""What the link goes through, for programs and for people."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +115,7 @@ def _seat_json(view: SeatView) -> dict[str, Any]:
     if state is not None:
         content |= {
             "connected": state.connected,
-            "transport": TRANSPORTS.get(state.transport, str(state.transport)),
+            "transport": TRANSPORTS[state.transport][0],
             "manager_version": state.manager_version,
             "ended": state.ended or None,
             "problem": state.problem.message or None,
@@ -183,7 +184,7 @@ def _seat_text(view: SeatView) -> list[str]:
     if state.ended:
         link = f"ended: {state.ended}"
     elif state.connected:
-        link = f"connected by {TRANSPORTS.get(state.transport)}, manager {state.manager_version}"
+        link = f"connected through {TRANSPORTS[state.transport][1]}, manager {state.manager_version}"
     else:
         link = f"not connected{': ' + state.problem.message if state.problem.message else ''}"
     lines = [f"  daemon{where}: {link}"]

@@ -97,7 +97,7 @@ class Demo:
 
     def install(self) -> None:
         say("1. The cluster's side of tpd")
-        argv = ["tpd", "helm", "upgrade", "--install", *self.tpd_options]
+        argv = ["tpd", "helm", "upgrade", *self.tpd_options]
         print(
             self.command(argv, needed="Are tpd's images where the cluster can pull them? See `tpd images --help`."),
             end="",
