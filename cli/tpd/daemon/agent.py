@@ -93,7 +93,7 @@ class AgentLink:
         return control_pb2.PodStatus(
             pod=self.pod.pod,
             ip=self.pod.pod_ip,
-            linked=self.link is not None,
+            linked=self.link is not None and not self.link.suspended,
             engaged=self.engaged,
             connections=self._counters.connections,
             fallback=self._counters.fallback,

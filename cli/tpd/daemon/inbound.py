@@ -10,7 +10,7 @@ from typing import Final
 from tpd.daemon.interfaces import own_addresses
 from tpd_core.aio.errors import LinkClosed, StreamReset
 from tpd_core.aio.stream import Incoming, Stream
-from tpd_core.linux.sockets import Address, connect_from
+from tpd_core.linux.sockets import connect_from
 from tpd_core.proto import link_pb2
 from tpd_core.wire.frames import RejectCode
 
@@ -39,12 +39,13 @@ async def deliver(
         may_speak_from: Whether answers to an address come back to this namespace.
         opened: Told of the stream, for counters.
     """
-    source: Address | None = None
-    if may_speak_from(inbound.source_host):
-        source = (inbound.source_host, inbound.source_port)
+    own = own_addresses()
+    # Where answers to the caller would not come back, the app must at least not take it for a local program.
+    caller = (inbound.source_host, inbound.source_port)
+    source = caller if may_speak_from(inbound.source_host) else (own[0].host, 0) if own else None
     sock = None
     failure: OSError | None = None
-    for host in (LOOPBACK, *(own.host for own in own_addresses())):
+    for host in (LOOPBACK, *(address.host for address in own)):
         try:
             sock = await connect_from(source, (host, local_port), timeout=_TIMEOUT)
             break

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 import ssl
 from collections.abc import Callable
 from typing import Final
@@ -51,8 +52,12 @@ class Linker:
             TpdError: No way, or the peer refused.
         """
         opened = await self._chooser.open()
+
+        async def redial() -> socket.socket:
+            return (await self._chooser.open()).sock
+
         try:
-            link = await Link.connect(opened.sock, tls=self._tls, server_hostname=name, on_open=on_open)
+            link = await Link.connect(opened.sock, tls=self._tls, server_hostname=name, on_open=on_open, redial=redial)
         except LinkClosed as error:
             # An agent may be gone while its router is well: only the manager's own link judges the way.
             if name == MANAGER:

@@ -200,7 +200,9 @@ class Session:
             for pod in attachment.pods.values()
         ]
         links = [link for _, link in sorted(pods, key=lambda pair: pair[0]) if link is not None]
-        return [*links, self.link] if self.link is not None else links
+        if self.link is not None:
+            links.append(self.link)
+        return sorted(links, key=lambda link: link.suspended)
 
     async def _dial_names(self) -> Stream:
         if self.cluster is None:

@@ -16,6 +16,7 @@ import dns.rrset
 from tests.net.agent_pki import POD_UID, Credentials, Pki
 from tpd_core.aio.link import Link
 from tpd_core.aio.messages import MessageStream
+from tpd_core.aio.resume import LinkKeeper
 from tpd_core.aio.stream import Incoming, Stream
 from tpd_core.aio.tasks import spawn
 from tpd_core.aio.tls import server_context
@@ -147,6 +148,7 @@ class Cluster:
         self.serve_files: Callable[[Incoming, str], Any] | None = None
         self._credentials: dict[str, Credentials] = {}
         self._all: list[Link] = []
+        self._keeper = LinkKeeper()
         self._accepting: asyncio.Task[None] | None = None
         self.address = ("", 0)
 
@@ -167,6 +169,11 @@ class Cluster:
         for link in links:
             link.close("the test cut it")
 
+    def lose(self) -> None:
+        """Lose all connections; the links may be continued."""
+        for link in self._all:
+            link.suspend("the test lost it")
+
     async def _accept(self, listener: socket.socket) -> None:
         with listener:
             while True:
@@ -179,7 +186,11 @@ class Cluster:
             self._credentials[name] = self.pki._credentials(name, [name], server=True, client=False)
         credentials = self._credentials[name]
         tls = server_context(credentials.certificate, credentials.key, self.pki.pem)
-        link = await Link.accept(sock, tls=tls, on_open=lambda incoming: self._on_open(name, incoming))
+        link = await Link.accept_or_resume(
+            sock, self._keeper, tls=tls, on_open=lambda incoming: self._on_open(name, incoming)
+        )
+        if link is None:
+            return
         self._all.append(link)
         self.links.put_nowait((name, link))
 

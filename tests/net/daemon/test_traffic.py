@@ -98,8 +98,9 @@ async def test_a_caller_whose_address_is_not_the_clusters_is_served_too(laptop: 
     with laptop.listen() as listener:
         async with deadline():
             calling = asyncio.gather(agent.call(source=("203.0.113.7", 40001)))
-            sock, _ = await asyncio.get_running_loop().sock_accept(listener)
+            sock, peer = await asyncio.get_running_loop().sock_accept(listener)
             await calling
+        assert peer[0] == CONTAINER, "a stranger must not look like a program beside the app"
         sock.close()
 
 
@@ -140,3 +141,23 @@ async def test_links_come_back_and_engage_again(laptop: Laptop) -> None:
     with await laptop.dial("10.96.7.7", 80) as sock:
         await loop.sock_sendall(sock, b"still there")
         assert await loop.sock_recv(sock, 100) == b"still there"
+
+
+async def test_connections_outlive_a_lost_transport(laptop: Laptop) -> None:
+    laptop.cluster.services[("10.96.7.7", 80)] = echo
+    await laptop.connect()
+    await laptop.attach(attachment_state())
+    agent = await laptop.cluster.agents.get()
+    loop = asyncio.get_running_loop()
+    with laptop.listen() as listener, await laptop.dial("10.96.7.7", 80) as dialled:
+        async with deadline():
+            calling = asyncio.gather(agent.call())
+            taken, _ = await loop.sock_accept(listener)
+            (stream,) = await calling
+            laptop.cluster.lose()
+            await loop.sock_sendall(dialled, b"out")
+            await loop.sock_sendall(taken, b"in")
+            assert await loop.sock_recv(dialled, 100) == b"out"
+            assert await stream.read() == b"in"
+        taken.close()
+    assert laptop.cluster.agents.empty()
