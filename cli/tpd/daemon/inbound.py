@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import errno
+import contextlib
 import logging
+import socket
 from collections.abc import Callable
 from typing import Final
 
 from tpd.daemon.interfaces import own_addresses
 from tpd_core.aio.errors import LinkClosed, StreamReset
 from tpd_core.aio.stream import Incoming, Stream
-from tpd_core.linux.sockets import connect_from
+from tpd_core.linux.sockets import Address, connect_from
 from tpd_core.proto import link_pb2
 from tpd_core.wire.frames import RejectCode
 
@@ -39,24 +40,11 @@ async def deliver(
         may_speak_from: Whether answers to an address come back to this namespace.
         opened: Told of the stream, for counters.
     """
-    own = own_addresses()
-    # Where answers to the caller would not come back, the app must at least not take it for a local program.
-    caller = (inbound.source_host, inbound.source_port)
-    source = caller if may_speak_from(inbound.source_host) else (own[0].host, 0) if own else None
-    sock = None
-    failure: OSError | None = None
-    for host in (LOOPBACK, *(address.host for address in own)):
-        try:
-            sock = await connect_from(source, (host, local_port), timeout=_TIMEOUT)
-            break
-        except (OSError, TimeoutError) as error:
-            failure = error if isinstance(error, OSError) else OSError(str(error))
-            if not isinstance(error, ConnectionRefusedError):
-                break
-    if sock is None:
-        refused = failure is not None and failure.errno == errno.ECONNREFUSED
-        code = RejectCode.REFUSED if refused else RejectCode.TIMEOUT
-        incoming.reject(code, f"nothing accepts on port {local_port} on the laptop: {failure}")
+    try:
+        sock = await _connect(inbound, local_port, speak_as_caller=may_speak_from(inbound.source_host))
+    except (OSError, TimeoutError) as error:
+        code = RejectCode.REFUSED if isinstance(error, ConnectionRefusedError) else RejectCode.TIMEOUT
+        incoming.reject(code, f"nothing accepts on port {local_port} on the laptop: {error}")
         return
     try:
         stream = incoming.accept()
@@ -66,3 +54,20 @@ async def deliver(
     opened(stream)
     result = await stream.splice(sock)
     _log.debug("caller served", extra={"caller": inbound.source_host, "sent": result.sent, "got": result.received})
+
+
+async def _connect(inbound: link_pb2.Inbound, port: int, *, speak_as_caller: bool) -> socket.socket:
+    """A connection to the app: on the loopback address, or where the app listens on its network's address only."""
+    source: Address | None = (inbound.source_host, inbound.source_port)
+    own = None
+    if not speak_as_caller:
+        # Answers to the caller would not come back; but the app must not take it for a program beside it either.
+        own = own_addresses()
+        source = (own[0].host, 0) if own else None
+    try:
+        return await connect_from(source, (LOOPBACK, port), timeout=_TIMEOUT)
+    except ConnectionRefusedError:
+        for address in own_addresses() if own is None else own:
+            with contextlib.suppress(ConnectionRefusedError):
+                return await connect_from(source, (address.host, port), timeout=_TIMEOUT)
+        raise
