@@ -63,6 +63,23 @@ async def list_services(client: ApiClient, namespace: str) -> list[dict[str, Any
     return list(listing["items"])
 
 
+async def require_namespace(client: ApiClient, namespace: str) -> None:
+    """Check that a namespace exists, as far as the user may know.
+
+    Raises:
+        UserError: It does not.
+    """
+    try:
+        await client.get(NAMESPACES.path(None, namespace))
+    except NotFound as error:
+        raise UserError(
+            f"there is no namespace {namespace!r} in the cluster {client.base_url}",
+            hint="Choose another with -n/--namespace, or another cluster with --context.",
+        ) from error
+    except Forbidden:
+        pass
+
+
 async def _get(client: ApiClient, namespace: str, kind: str, name: str) -> dict[str, Any] | Forbidden | None:
     try:
         return await client.get(WORKLOADS[kind].path(namespace, name))
@@ -75,14 +92,9 @@ async def _get(client: ApiClient, namespace: str, kind: str, name: str) -> dict[
 async def _missing(client: ApiClient, namespace: str, spec: InterceptSpec, kinds: tuple[str, ...]) -> Exception:
     what = spec.kind.lower() if spec.kind else "workload"
     try:
-        await client.get(NAMESPACES.path(None, namespace))
-    except NotFound:
-        return UserError(
-            f"there is no namespace {namespace!r} in the cluster {client.base_url}",
-            hint="Choose another with -n/--namespace, or another cluster with --context.",
-        )
-    except ApiError:
-        pass
+        await require_namespace(client, namespace)
+    except UserError as error:
+        return error
     names: set[str] = set()
     for kind in kinds:
         try:

@@ -22,7 +22,7 @@ from tpd.kube.session import session_name
 from tpd.kube.targets import Target as Workload
 from tpd.run.child import Child
 from tpd.run.frame import Ground, Run, choose_volumes, report_attached, survey
-from tpd.run.handover import start_watcher
+from tpd.run.handover import Watcher
 from tpd.run.options import RunOptions
 from tpd.run.programs import output, quietly
 from tpd.run.seat import Attached, SeatPlan
@@ -139,6 +139,7 @@ class _Project:
         )
         plan = transform(self._config, replace(request, targets=filled))
         run.directory.write_private(run.directory.compose_file, render(plan.document))
+        watcher = await stack.enter_async_context(Watcher(run)) if command.detached else None
         child = Child(
             command.child_argv(file, plan, str(directory), services=self._enabled),
             {**os.environ, **child_environment(file, plan)},
@@ -147,8 +148,8 @@ class _Project:
             keys_end=command.subcommand != "run",
         )
         status = await child.run()
-        if status == 0 and command.detached and signals.received is None:
-            await start_watcher(run)
+        if status == 0 and watcher is not None and signals.received is None:
+            await watcher.take_over()
         return status
 
     def _seats(self, plan: Plan, mount: bool) -> list[tuple[SeatRecord, SeatPlan]]:

@@ -13,7 +13,7 @@ from tpd.compose.dockerrun import RunCommand, RunRequest, plan_run
 from tpd.compose.model import labels
 from tpd.kube.session import session_name
 from tpd.run.frame import Run, survey
-from tpd.run.handover import start_watcher
+from tpd.run.handover import Watcher
 from tpd.run.options import ClusterOptions, ImageOptions
 from tpd.run.programs import quietly
 from tpd.run.seat import SeatPlan
@@ -99,9 +99,10 @@ async def _carry_out(
         dns_upstreams=plan.dns_upstreams or run.ground.upstreams,
     )
     await run.sit(stack, [(record, seat)])
+    watcher = await stack.enter_async_context(Watcher(run))
     with run.report.step("connecting"):
         await run.engage()
-    await start_watcher(run)
+    await watcher.take_over()
     run.report.say(
         f"connected as {run.name!r}: a container joins by `docker run --network container:{plan.anchor} ...`,\n"
         "`tpd intercept WORKLOAD` gives it a workload's place",

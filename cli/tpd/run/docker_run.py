@@ -16,7 +16,7 @@ from tpd.compose.spec import InterceptSpec
 from tpd.kube.session import session_name
 from tpd.run.child import Child
 from tpd.run.frame import Ground, Run, choose_volumes, report_attached, survey
-from tpd.run.handover import start_watcher
+from tpd.run.handover import Watcher
 from tpd.run.options import RunOptions
 from tpd.run.programs import quietly
 from tpd.run.seat import Attached, SeatPlan
@@ -121,6 +121,7 @@ async def _carry_out(
         report.note(note)
     if plan.env_file_text:
         run.directory.write_private(Path(request.env_file), plan.env_file_text)
+    watcher = await stack.enter_async_context(Watcher(run)) if command.detached else None
     child = Child(
         plan.app_argv,
         {**os.environ, **plan.environment},
@@ -129,8 +130,8 @@ async def _carry_out(
         keys_end=False,
     )
     status = await child.run()
-    if status == 0 and command.detached and signals.received is None:
-        await start_watcher(run)
+    if status == 0 and watcher is not None and signals.received is None:
+        await watcher.take_over()
     return status
 
 

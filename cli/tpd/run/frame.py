@@ -19,7 +19,7 @@ from tpd.kube.access import client_for
 from tpd.kube.config import load_login
 from tpd.kube.session import require_manager, who_am_i
 from tpd.kube.targets import Target, pod_template, resolve_target
-from tpd.kube.workloads import find_workload, list_services
+from tpd.kube.workloads import find_workload, list_services, require_namespace
 from tpd.run.options import ClusterOptions, ImageOptions
 from tpd.run.reach import find_reach
 from tpd.run.seat import Attached, Cluster, Seat, SeatPlan, delete_objects
@@ -265,6 +265,7 @@ async def _targets(
     api: ApiClient, namespace: str, specs: Sequence[InterceptSpec], container: str | None
 ) -> list[tuple[InterceptSpec, Target, dict[str, Any]]]:
     if not specs:
+        await require_namespace(api, namespace)
         return []
     async with asyncio.TaskGroup() as group:
         services = group.create_task(list_services(api, namespace))

@@ -62,5 +62,7 @@ async def _run(argv: Sequence[str], **streams: Any) -> tuple[str, str, int]:
 
 
 def _last(text: str, status: int) -> str:
-    lines = text.strip().splitlines()
-    return lines[-1] if lines else f"exit status {status}"
+    """The line that tells most: the last that speaks of an error, else the last."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    telling = [line for line in lines if "rror" in line and not line.startswith("goroutine")]
+    return (telling or lines or [f"exit status {status}"])[-1]

@@ -1,7 +1,8 @@
 """The process that stays after `up -d`, `docker run -d` and `connect`: it keeps a run until somebody ends it.
 
-Started as `python -m tpd.run.watcher DIRECTORY`; says "ready" on stdout when it has taken over. Ends on SIGTERM, or
-when the project's containers are gone, and cleans up either way.
+Started as `python -m tpd.run.watcher DIRECTORY`; waits for "go" on stdin (whose end means that it is not needed), and
+says "ready" on stdout when it has taken over. Ends on SIGTERM, or when the project's containers are gone, and cleans
+up either way.
 """
 
 from __future__ import annotations
@@ -124,7 +125,12 @@ def _say_ready() -> None:
 
 def main() -> int:
     """The process."""
+    import grpc.aio  # noqa: F401  (what takes long to load is loaded while there is time)
+    import kubernetes.config.kube_config  # noqa: F401
+
     report = Reporter()
+    if not sys.stdin.readline():
+        return 0
     try:
         return asyncio.run(watch(RunDirectory(Path(sys.argv[1])), report))
     except TpdError as error:
