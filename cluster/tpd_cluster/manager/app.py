@@ -18,6 +18,7 @@ from tpd_cluster.manager.election import Election
 from tpd_cluster.manager.enroll import Enroller
 from tpd_cluster.manager.health import serve_health
 from tpd_cluster.manager.inject import AgentSettings
+from tpd_cluster.manager.presence import Presence
 from tpd_cluster.manager.reconcile import Reconciler
 from tpd_cluster.manager.router import Router, listen
 from tpd_cluster.manager.settings import LEASE, Settings
@@ -64,7 +65,7 @@ async def run(settings: Settings, cluster: InCluster) -> None:
         async with asyncio.TaskGroup() as group:
             board_task = group.create_task(replica.board.run())
             await replica.board.wait_synced()
-            await replica.daemons.forget_former_life()
+            replica.presence.forget_former_life(replica.board.sessions())
             router_task = group.create_task(replica.router.run(listen(settings.port)))
             facts_task = group.create_task(replica.facts.run())
             election_task = group.create_task(replica.election.run(replica.reconciler.run))
@@ -94,7 +95,8 @@ class _Replica:
         contexts = _Contexts(authority)
         self.facts = facts
         self.board = Board(client, settings.namespace)
-        self.daemons = Daemons(client, self.board, facts, authority, replica=settings.pod, tls=contexts.manager)
+        self.presence = Presence(client, settings.pod)
+        self.daemons = Daemons(client, self.board, facts, authority, presence=self.presence, tls=contexts.manager)
         enroller = Enroller(client, self.board, authority, tls=contexts.enroll, back=contexts.back)
         names = {pki.MANAGER_NAME: self.daemons.serve, pki.ENROLL_NAME: enroller.serve}
         self.router = Router(names, lambda: self.board.agents, client)

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import datetime
 import logging
 import os
 import secrets
 import socket
 import ssl
 import time
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from google.protobuf.message import DecodeError
 
-from tpd_cluster.manager import pki, sessions
+from tpd_cluster.manager import pki
 from tpd_cluster.manager.board import Board
 from tpd_cluster.manager.clusterinfo import ClusterFacts
 from tpd_cluster.manager.dial import dial
 from tpd_cluster.manager.model import Object
+from tpd_cluster.manager.presence import Presence
 from tpd_cluster.manager.snapshot import Held, Signer, renewal_time, snapshot
 from tpd_core import grants
 from tpd_core.aio.errors import LinkClosed, StreamReset
@@ -29,13 +28,12 @@ from tpd_core.aio.messages import MessageStream
 from tpd_core.aio.stream import Incoming
 from tpd_core.aio.tasks import cancel_and_wait, spawn
 from tpd_core.errors import TpdError
-from tpd_core.kube import SESSIONS, ApiClient, Change, ChangeKind, Conflict, NotFound
+from tpd_core.kube import SESSIONS, ApiClient, Change, ChangeKind, NotFound
 from tpd_core.proto import link_pb2
 from tpd_core.wire.errors import ProtocolError
 from tpd_core.wire.frames import RejectCode
 
 _HELLO_TIMEOUT = 10.0
-_RETRY = 2.0  # seconds between attempts to write a status
 _MAX_EARLY = 64  # streams that wait for the look-up of the session
 _log = logging.getLogger(__name__)
 
@@ -72,7 +70,7 @@ class Daemons:
     """All daemons' links of this replica.
 
     Args:
-        replica: This replica's name, for the sessions' status.
+        presence: Where it is noted who is here.
         tls: The context of `manager.tpd`, which wants client certificates.
     """
 
@@ -83,16 +81,17 @@ class Daemons:
         facts: ClusterFacts,
         authority: pki.Authority,
         *,
-        replica: str,
+        presence: Presence,
         tls: ssl.SSLContext,
     ) -> None:
         self._client = client
         self._board = board
         self._facts = facts
         self._authority = authority
-        self._replica = replica
+        self._presence = presence
         self._tls = tls
         self._by_session: dict[str, set[_Daemon]] = {}
+        self._closing = False
         board.on_attachment.append(self._attachment_changed)
         board.on_session.append(self._session_changed)
         board.on_registry.append(self._registry_changed)
@@ -100,6 +99,9 @@ class Daemons:
 
     async def serve(self, sock: socket.socket) -> None:
         """Be the accepting end of one daemon's link until it is gone."""
+        if self._closing:
+            sock.close()
+            return
         daemon: _Daemon | None = None
         early: list[Incoming] = []
 
@@ -118,7 +120,7 @@ class Daemons:
             return
         async with link:
             signer = await self._identify(link)
-            if signer is None:
+            if signer is None or self._closing:
                 return
             daemon = _Daemon(signer.session, link, signer)
             peers = self._by_session.setdefault(signer.session, set())
@@ -126,28 +128,22 @@ class Daemons:
             try:
                 for incoming in early:
                     self._on_open(daemon, incoming)
-                writer = spawn(self._mark_connected(daemon), name="session connected")
+                self._presence.came(daemon.session, daemon.id)
                 reason = await link.wait_closed()
-                await cancel_and_wait(writer)
                 _log.info("daemon gone", extra={"session": daemon.session, "reason": reason})
             finally:
                 peers.discard(daemon)
                 if not peers:
                     self._by_session.pop(daemon.session, None)
-                spawn(self._mark_lost(daemon.session, daemon.id), name="session lost")
+                self._presence.went(daemon.session, daemon.id)
 
     async def close(self, reason: str) -> None:
-        """End all links: their daemons find another replica."""
+        """End all links, for good: their daemons find another replica."""
+        self._closing = True
         links = [daemon.link for peers in self._by_session.values() for daemon in peers]
-        for link in links:
-            await link.aclose(reason)
-
-    async def forget_former_life(self) -> None:
-        """Sessions that this replica served before it was started again: their daemons must come back."""
-        for session in self._board.sessions():
-            link = (session.get("status") or {}).get("link") or {}
-            if link.get("replica") == self._replica:
-                await self._mark_lost(session["metadata"]["name"], link.get("id", ""))
+        await asyncio.gather(*(link.aclose(reason) for link in links))
+        await asyncio.sleep(0)  # those who waited for the links go on, and say so
+        await self._presence.close()
 
     # -- who is it -----------------------------------------------------------------------------------------------
     async def _identify(self, link: Link) -> Signer | None:
@@ -280,42 +276,3 @@ class Daemons:
             for daemon in peers:
                 daemon.tell_cluster = True
                 daemon.wake.set()
-
-    # -- the session's status ------------------------------------------------------------------------------------
-    async def _mark_connected(self, daemon: _Daemon) -> None:
-        """Say in the session's status that its daemon is here; once, there are no heartbeats."""
-        link = {"replica": self._replica, "id": daemon.id, "connectedAt": _now()}
-        path = SESSIONS.path(name=daemon.session, subresource="status")
-        await self._persist(lambda: self._client.patch(path, {"status": {"link": link, "lostAt": None}}))
-
-    async def _mark_lost(self, session: str, connection: str) -> None:
-        """Say in the session's status that its daemon is gone, unless it has come back here or elsewhere."""
-
-        async def attempt() -> object:
-            item = await self._client.get(SESSIONS.path(name=session))
-            if ((item.get("status") or {}).get("link") or {}).get("id") != connection:
-                return None
-            version = item["metadata"]["resourceVersion"]
-            body = {"metadata": {"resourceVersion": version}, "status": {"link": None, "lostAt": _now()}}
-            return await self._client.patch(SESSIONS.path(name=session, subresource="status"), body)
-
-        await self._persist(attempt)
-
-    async def _persist(self, attempt: Callable[[], Awaitable[object]]) -> None:
-        """Try until it is written or the session is gone."""
-        while True:
-            try:
-                await attempt()
-            except NotFound:
-                return
-            except Conflict:
-                continue
-            except TpdError as error:
-                _log.warning("the session's status could not be written: %s", error.message)
-                await asyncio.sleep(_RETRY)
-                continue
-            return
-
-
-def _now() -> str:
-    return sessions.rfc3339(datetime.datetime.now(datetime.UTC))

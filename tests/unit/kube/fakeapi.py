@@ -24,6 +24,7 @@ class FakeApi:
         self._watched = asyncio.Event()
         self.refuse: dict[tuple[str, str], tuple[int, Any]] = {}
         self.page = 1000
+        self.aliases: dict[str, str] = {}
         app = web.Application()
         app.router.add_route("*", "/{path:.*}", self._handle)
         self.server = TestServer(app)
@@ -79,7 +80,7 @@ class FakeApi:
         self.say(path.rsplit("/", 1)[0], {"type": kind, "object": item})
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
-        path, text = request.path, await request.text()
+        path, text = self.aliases.get(request.path, request.path), await request.text()
         body = json.loads(text) if text else None
         self.requests.append((request.method, path, dict(request.query), body))
         refusal = self.refuse.get((request.method, path))

@@ -12,6 +12,7 @@ from tests.unit.manager import samples
 from tpd_cluster.manager import ca_secret, election
 from tpd_cluster.manager.board import Board
 from tpd_cluster.manager.model import AgentRecord, load_registry
+from tpd_cluster.manager.presence import Presence
 from tpd_cluster.manager.workqueue import WorkQueue
 from tpd_core.aio.tasks import cancel_and_wait, spawn
 from tpd_core.errors import ClusterError
@@ -181,3 +182,50 @@ async def test_the_registry_is_known_at_once_and_old_news_do_not_undo_it(fake: F
     await board.forget("pod-1")
     assert set(board.agents) == {"pod-2"}
     assert changes == [{"pod-1"}, {"pod-1", "pod-2"}, {"pod-2"}]
+
+
+# -- presence ------------------------------------------------------------------------------------------------------
+SESSION = "/apis/tpd.dev/v1alpha1/sessions/ada-1"
+
+
+@pytest.fixture
+def served_status(fake: FakeApi) -> None:
+    """Patches of the status subresource reach the object."""
+    fake.aliases[f"{SESSION}/status"] = SESSION
+
+
+@pytest.mark.usefixtures("served_status")
+async def test_a_daemons_coming_and_going_is_written(fake: FakeApi, client: ApiClient) -> None:
+    fake.put(SESSION, {"status": {"lostAt": "2027-01-15T08:00:00Z"}})
+    presence = Presence(client, "tpd-manager-0")
+    presence.came("ada-1", "c1")
+    await presence.close()
+    status = fake.objects[SESSION]["status"]
+    assert (status["link"]["replica"], status["link"]["id"]) == ("tpd-manager-0", "c1")
+    assert "lostAt" not in status
+    presence.went("ada-1", "c1")
+    await presence.close()
+    status = fake.objects[SESSION]["status"]
+    assert "link" not in status
+    assert status["lostAt"]
+
+
+@pytest.mark.usefixtures("served_status")
+async def test_a_daemon_that_is_back_elsewhere_is_not_lost(fake: FakeApi, client: ApiClient) -> None:
+    fake.put(SESSION, {"status": {"link": {"replica": "tpd-manager-1", "id": "c2"}}})
+    presence = Presence(client, "tpd-manager-0")
+    presence.went("ada-1", "c1")
+    presence.went("gone-long-ago", "c0")
+    await presence.close()
+    assert fake.objects[SESSION]["status"] == {"link": {"replica": "tpd-manager-1", "id": "c2"}}
+
+
+@pytest.mark.usefixtures("served_status")
+async def test_a_started_replica_knows_that_its_daemons_are_gone(fake: FakeApi, client: ApiClient) -> None:
+    mine = fake.put(SESSION, {"status": {"link": {"replica": "tpd-manager-0", "id": "c1"}}})
+    other = {"metadata": {"name": "bob-1"}, "status": {"link": {"replica": "tpd-manager-1", "id": "c2"}}}
+    presence = Presence(client, "tpd-manager-0")
+    presence.forget_former_life([mine, other])
+    await presence.close()
+    assert fake.objects[SESSION]["status"].keys() == {"lostAt"}
+    assert [method for method, *_ in fake.requests] == ["GET", "PATCH"]
