@@ -15,8 +15,6 @@ import logging
 import os
 import socket
 import ssl
-import time
-from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from types import TracebackType
@@ -25,8 +23,10 @@ from typing import Final, Self
 from tpd_core.aio.errors import LinkClosed, StreamRejected
 from tpd_core.aio.handshake import HANDSHAKE_TIMEOUT, Greeted, greet, turn_away
 from tpd_core.aio.loop import is_fastnet
+from tpd_core.aio.pulse import Pulse
 from tpd_core.aio.resume import GRACE, LinkKeeper, Recovery, Redial
-from tpd_core.aio.stream import Incoming, Sink, Stream, Turn, reject_reason
+from tpd_core.aio.stream import Incoming, Sink, Stream
+from tpd_core.aio.turns import Turns
 from tpd_core.wire.errors import LocalProtocolError, RemoteProtocolError
 from tpd_core.wire.frames import (
     ACK,
@@ -36,12 +36,12 @@ from tpd_core.wire.frames import (
     DATA,
     FIN,
     MIN_WINDOW,
-    NUMBER,
     OPEN,
     OPENED,
     PONG,
     REJECT,
     RejectCode,
+    decode_reject,
 )
 from tpd_core.wire.hello import LINK_ID_SIZE, NO_CAPABILITY, Capability, Hello
 from tpd_core.wire.mux import Mux
@@ -53,7 +53,6 @@ KEEPALIVE: Final = 2.0
 DEAD_AFTER: Final = 5.0
 """Seconds of silence after which the link is dead."""
 
-_TURNS: Final = 32  # chunks sent by waiting streams before other events of the loop are looked at
 _CLOSE_TIMEOUT: Final = 2.0  # seconds that an orderly close may take
 _SLOW_PATH: Final = 0.01  # seconds of round trip from which on a short send queue pays (measured at 80 ms)
 _TCP_NOTSENT_LOWAT: Final = 25
@@ -90,6 +89,7 @@ class Link(asyncio.BufferedProtocol):
         reason: Why, then.
         loop: The event loop.
         mux: The protocol state, for the streams.
+        suspended_since: `loop.time()` at which the connection was lost, None while there is one.
         blocked: The transport is full, for the streams.
     """
 
@@ -113,21 +113,19 @@ class Link(asyncio.BufferedProtocol):
         resumable = bool(greeted.own.capabilities & greeted.peer.capabilities & Capability.RESUME)
         self.mux = Mux(client=client, resumable=resumable)
         self.blocked = False
+        self.suspended_since: float | None = None
         self._on_open = on_open
         self._recovery = recovery if resumable else None
         self._version = greeted.version
         self._transport: asyncio.Transport | None = None
-        self._keepalive, self._dead_after = keepalive, dead_after
+        self._pulse = Pulse(
+            keepalive, dead_after, ping=self._ping, on_silence=lambda: self.suspend(f"peer silent for {dead_after:g} s")
+        )
+        self._turns = Turns(lambda: not self.blocked and self.reason is None)
         self._buffer = memoryview(bytearray(CHUNK))
-        self._waiting: deque[Sink] = deque()
-        self._scheduled = self._pumping = False
+        self._scheduled = False
         self._gone = asyncio.Event()
-        self._heard = self._pinged = self.loop.time()
-        self._ping_sent = 0.0  # by a finer clock than uvloop's, which counts milliseconds
-        self._pings = 0
-        self._timer: asyncio.TimerHandle | None = None
         self._attach(greeted)
-        self._tick()
 
     @classmethod
     async def connect(
@@ -338,7 +336,7 @@ class Link(asyncio.BufferedProtocol):
 
     def wait_turn(self, sink: Sink) -> None:
         """Call `sink.on_turn` when the link has room."""
-        self._waiting.append(sink)
+        self._turns.add(sink)
 
     def schedule(self) -> None:
         """Write once, after every socket that is ready in this turn of the loop has been read."""
@@ -351,23 +349,23 @@ class Link(asyncio.BufferedProtocol):
         self._scheduled = False
         if self.blocked or self.reason is not None:
             return
-        self._write()
-        if self._waiting and not self.blocked:
-            self._pump_soon()
+        if self._write() and not self.blocked:
+            self._turns.give_soon()  # there is room again
 
-    def _write(self) -> None:
+    def _write(self) -> bool:
         transport = self._transport
         assert transport is not None, "a link without a transport is blocked"
-        for view in self.mux.data_to_send():
+        views = self.mux.data_to_send()
+        for view in views:
             self.stats.bytes_out += len(view)
             transport.write(view)
+        return bool(views)
 
     # -- transport -----------------------------------------------------------------------------------------------
     def _attach(self, greeted: Greeted) -> None:
         transport = self._transport = greeted.transport
         self._gone.clear()
         self.blocked = False
-        self._heard = self.loop.time()
         transport.set_protocol(self)
         # aiofastnet counts only what did not fit its TLS buffer; the others count all, and need some to work with
         transport.set_write_buffer_limits(0 if is_fastnet(self.loop) else 2 * CHUNK, 0)
@@ -375,6 +373,7 @@ class Link(asyncio.BufferedProtocol):
             self._feed(memoryview(greeted.rest))
         if self.reason is None:
             transport.resume_reading()
+            self._pulse.start()
 
     def _detach(self) -> None:
         """Drop the transport; whatever it still has to say goes nowhere."""
@@ -393,8 +392,8 @@ class Link(asyncio.BufferedProtocol):
             self._end(reason, abort=True)
             return
         self._detach()
-        if self._timer is not None:
-            self._timer.cancel()
+        self._pulse.stop()
+        self.suspended_since = self.loop.time()
         self._recovery.on_suspended(self, reason)
 
     def resume(self, greeted: Greeted) -> None:
@@ -412,10 +411,10 @@ class Link(asyncio.BufferedProtocol):
             greeted.transport.abort()
             self._end(f"protocol error by the peer: {error}", abort=True)
             return
+        self.suspended_since = None
         self._attach(greeted)
-        self._tick()
         self.flush()
-        self._pump()
+        self._turns.give()
 
     def give_up(self, reason: str) -> None:
         """No new connection will come."""
@@ -433,7 +432,7 @@ class Link(asyncio.BufferedProtocol):
     def _feed(self, data: memoryview) -> None:
         if self.reason is not None:
             return
-        self._heard = self.loop.time()
+        self._pulse.heard = self.loop.time()
         self.stats.bytes_in += len(data)
         try:
             events = self.mux.receive_data(data)
@@ -458,8 +457,8 @@ class Link(asyncio.BufferedProtocol):
             self._on_pong(payload)
         elif kind == CLOSE:
             self._end(f"closed by the peer: {bytes(payload).decode(errors='replace')}", abort=True)
-        elif kind == ACK and self._waiting and not self.blocked:
-            self._pump_soon()
+        elif kind == ACK:
+            self._turns.give()
 
     def _on_stream_event(self, kind: int, stream: MuxStream, payload: memoryview | bytes) -> None:
         if kind == OPEN:
@@ -479,7 +478,7 @@ class Link(asyncio.BufferedProtocol):
         elif kind == OPENED:
             sink.on_opened()
         elif kind == REJECT:
-            sink.on_rejected(*reject_reason(payload))
+            sink.on_rejected(*decode_reject(payload))
         else:
             sink.on_reset()
 
@@ -500,60 +499,19 @@ class Link(asyncio.BufferedProtocol):
         """See asyncio.BufferedProtocol."""
         self.blocked = False
         self.flush()
-        self._pump()
-
-    # -- turns ---------------------------------------------------------------------------------------------------
-    def _pump_soon(self) -> None:
-        if not self._pumping:
-            self._pumping = True
-            self.loop.call_soon(self._pump_later)
-
-    def _pump_later(self) -> None:
-        self._pumping = False
-        self._pump()
-
-    def _pump(self) -> None:
-        """Streams that waited for room, one chunk each in turn."""
-        waiting = self._waiting
-        for _ in range(_TURNS):
-            if not waiting or self.blocked or self.reason is not None:
-                return
-            sink = waiting.popleft()
-            turn = sink.on_turn()
-            if turn is Turn.FULL:
-                waiting.appendleft(sink)
-                return
-            if turn is Turn.AGAIN:
-                waiting.append(sink)
-        if waiting:
-            self._pump_soon()
+        self._turns.give()
 
     # -- signs of life -------------------------------------------------------------------------------------------
-    def _tick(self) -> None:
-        """The link's only timer: pings in silence, ends the link when silence lasts."""
-        if self.reason is not None or self.suspended:
-            return
-        now = self.loop.time()
-        silence = now - self._heard
-        if silence >= self._dead_after:
-            self.suspend(f"peer silent for {self._dead_after:g} s")
-            return
-        if not self._pings or (silence >= self._keepalive and now - self._pinged >= self._keepalive):
-            self._pings += 1
-            self._pinged = now
-            self._ping_sent = time.perf_counter()
-            self.mux.ping(NUMBER.pack(self._pings))
-            self.schedule()
-        due = min(self._heard + self._dead_after, max(self._heard, self._pinged) + self._keepalive)
-        self._timer = self.loop.call_at(due, self._tick)
+    def _ping(self, payload: bytes) -> None:
+        self.mux.ping(payload)
+        self.schedule()
 
     def _on_pong(self, payload: memoryview | bytes) -> None:
-        if NUMBER.unpack(payload)[0] != self._pings:
-            return
         first = self.stats.rtt is None
-        self.stats.rtt = time.perf_counter() - self._ping_sent
+        self._pulse.on_pong(payload)
+        rtt = self.stats.rtt = self._pulse.rtt
         sock = self._transport.get_extra_info("socket") if self._transport is not None else None
-        if first and self.stats.rtt > _SLOW_PATH and sock is not None and sock.family != socket.AF_UNIX:
+        if first and rtt is not None and rtt > _SLOW_PATH and sock is not None and sock.family != socket.AF_UNIX:
             try:
                 sock.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, CHUNK)
             except OSError:
@@ -567,11 +525,10 @@ class Link(asyncio.BufferedProtocol):
             self.mux.close(reason)
             self._write()  # even to a full transport: it is the last
         self.reason = reason
-        if self._timer is not None:
-            self._timer.cancel()
+        self._pulse.stop()
         for stream in list(self.mux.streams.values()):
             stream.app.on_lost(reason)
-        self._waiting.clear()
+        self._turns.clear()
         if self._recovery is not None:
             self._recovery.on_ended(self)
         if self._transport is None:

@@ -253,12 +253,14 @@ class Splice:
         self._link.schedule()
         self._close(reset=True)
 
+    @property
+    def drained(self) -> bool:
+        """Nothing waits here to be sent in either direction."""
+        return not self._backlog and not self._head
+
     def finish(self) -> None:
-        """FIN to both; for a connection that is idle. Bytes that still come are answered by a reset."""
+        """FIN to both; for a connection that is idle and drained. Bytes that still come are answered by a reset."""
         if self.closed:
-            return
-        if self._backlog:
-            self.abort()
             return
         if not self._read_finished and not self._stream.done:
             self._link.mux.fin(self._stream)

@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import socket
 from enum import Enum, auto
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from tpd_core.aio.errors import LinkClosed, StreamRejected, StreamReset
-from tpd_core.wire.frames import decode_reject
 
 if TYPE_CHECKING:
     from tpd_core.aio.link import Link
     from tpd_core.aio.splice import Splice, SpliceResult
     from tpd_core.wire.stream import MuxStream
+
+_LOOK_AGAIN: Final = 0.05  # seconds between looks at an idle stream that still holds bytes
 
 
 class Turn(Enum):
@@ -97,7 +98,8 @@ class Stream:
                 await self._reader
             finally:
                 self._reader = None
-        data = bytes(self._inbox[:limit])
+        with memoryview(self._inbox) as view:
+            data = bytes(view[:limit])
         del self._inbox[:limit]
         self.link.consumed(self._stream, len(data))
         return data
@@ -182,7 +184,7 @@ class Stream:
         while not self.over:
             now = loop.time()
             due = self.last_activity + idle
-            if due <= now:
+            if due <= now and (self._splice is None or self._splice.drained):
                 if self._splice is not None:
                     self._splice.finish()
                 else:
@@ -190,7 +192,7 @@ class Stream:
                 return True
             if now >= end:
                 return False
-            await asyncio.sleep(min(due, end) - now)
+            await asyncio.sleep(min(max(due - now, _LOOK_AGAIN), end - now))
         return True
 
     @property
@@ -305,11 +307,6 @@ class Incoming:
         if not self.cancelled:
             self.link.mux.reject(self._stream, code, message)
             self.link.schedule()
-
-
-def reject_reason(payload: bytes | memoryview) -> tuple[int, str]:
-    """Code and message of a REJECT frame."""
-    return decode_reject(payload)
 
 
 def _wake(waiter: asyncio.Future[None] | None) -> None:

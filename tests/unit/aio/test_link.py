@@ -7,6 +7,7 @@ import hashlib
 import os
 import socket
 import ssl
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -371,6 +372,16 @@ async def test_silent_peer_is_dead(client_tls: ssl.SSLContext, server_tls: ssl.S
     assert len(raw.got) > 60, "it was asked for a sign of life"
     await link.aclose()
     raw.transport.abort()
+
+
+async def test_time_in_which_the_process_stood_still_does_not_count(make_pair: MakePair) -> None:
+    near, far = await make_pair(keepalive=0.05, dead_after=0.2)
+    await until(lambda: near.stats.rtt is not None)
+    time.sleep(0.5)  # noqa: ASYNC251 - the whole process stands still, timers and all
+    pongs = near.stats.bytes_in
+    await until(lambda: near.stats.bytes_in > pongs + 60 or near.reason is not None)
+    assert near.reason is None
+    assert far.reason is None
 
 
 async def test_idle_link_lives_and_knows_its_round_trip(make_pair: MakePair) -> None:

@@ -306,6 +306,29 @@ async def test_busy_connection_goes_on_past_the_deadline(make_pair: MakePair) ->
     assert [task.result().reset for task in made.results] == [False, False]
 
 
+async def test_a_stuck_connection_is_not_idle(make_pair: MakePair) -> None:
+    """What the other side has not taken yet must not be lost by an orderly end."""
+    accepting = Accepting()
+    near, far = await make_pair(accepting)
+    caller, accepted = await tcp_pair()
+    with caller:
+        stream = await near.open(b"")
+        other = await accepting.streams.get()
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(other.splice(accepted))
+            data = os.urandom(8 << 20)
+            sending = group.create_task(stream.write(data))
+            await until(lambda: sum(raw.unread for raw in far.mux.streams.values()) >= MIN_WINDOW)
+            assert not await other.finish_when_idle(0.05, 0.3)
+            received = group.create_task(receive_all(caller))
+            await sending
+            assert await other.finish_when_idle(0.05, 10)
+            assert await received == data
+        assert not task.result().reset
+        assert await stream.read() == b""
+        stream.write_eof()
+
+
 async def test_a_finished_stream_resets_a_peer_that_goes_on(make_pair: MakePair) -> None:
     accepting = Accepting()
     near, _ = await make_pair(accepting)
