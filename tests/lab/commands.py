@@ -153,6 +153,7 @@ def as_user(layout: Layout, words: list[str]) -> None:
     if not rootless.answers():
         raise LabError("no rootless engine runs", "make lab-up ROOTLESS=1")
     account.install_project(layout)
+    account.give_cluster(layout)
     line = [*account.command(rootless.docker_host()), *words]
     os.execvp(line[0], line)
 
