@@ -97,6 +97,15 @@ class Engine:
                 raise
             return str(container.id)
 
+    def start_again(self, container: str, needed: str) -> None:
+        """Start a container that has ended, as long as another one, which it needs, runs."""
+        other, description = self.inspect(needed), self.inspect(container)
+        if other is None or description is None or not other["State"]["Running"]:
+            return
+        if description["State"]["Status"] == "exited":
+            with _refusals(f"start container {container!r}"):
+                self._client.api.start(container)
+
     def output(self, image: str, command: Sequence[str], **settings: Any) -> bytes:
         """Run a container to its end and return what it wrote to stdout; it leaves nothing behind."""
         self.ensure_image(image)
@@ -110,7 +119,9 @@ class Engine:
             image: Any image with `cat` in it.
         """
         try:
-            text = self.output(image, ["/etc/resolv.conf"], entrypoint="cat", network_mode="bridge", labels={LABEL: "1"})
+            text = self.output(
+                image, ["/etc/resolv.conf"], entrypoint="cat", network_mode="bridge", labels={LABEL: "1"}
+            )
         except EngineRefusedError:
             return ()  # the daemon can do without: only names outside the cluster are lost
         words = (line.split() for line in text.decode(errors="replace").splitlines())

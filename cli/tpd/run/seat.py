@@ -107,7 +107,7 @@ class Seat:
         self.record = record
         self.plan = plan
         self.cluster = cluster
-        self.instance = ""
+        self.engaged_instance = ""
         self.token: LinkToken | None = None
         self.manager_pods: tuple[str, ...] = ()
         self.manager_port = 0
@@ -135,6 +135,14 @@ class Seat:
         anchor = await asyncio.to_thread(self._engine.find, self.record.label, "anchor")
         if anchor is not None:
             await asyncio.to_thread(self._engine.connect, network, anchor)
+
+    async def revive(self) -> None:
+        """Start a daemon container that was ended from outside; the engine's restart policy leaves such ones alone."""
+        daemon, anchor = await asyncio.gather(
+            *(asyncio.to_thread(self._engine.find, self.record.label, role) for role in ("daemon", "anchor"))
+        )
+        if daemon is not None and anchor is not None:
+            await asyncio.to_thread(self._engine.start_again, daemon, anchor)
 
     async def hello(self, timeout: float = HELLO_SECONDS) -> control_pb2.HelloReply:
         """Wait for the daemon to answer.
@@ -186,7 +194,7 @@ class Seat:
             link_token(cluster.api, cluster.manager_namespace),
         )
         self.token = token
-        self.record.session = session.name
+        self.record.session, self.record.instance = session.name, hello.instance
         self._changed()
         self.manager_pods, self.manager_port = session.pods, session.port
         request = control_pb2.ConnectRequest(
@@ -230,7 +238,7 @@ class Seat:
             records.append(record)
         self.record.attachments = records
         self._changed()
-        self.instance = hello.instance
+        self.engaged_instance = hello.instance
         replies = await asyncio.gather(
             *(self.client.attach(record.uid, mount=self.plan.mount, timeout=ATTACH_SECONDS) for record in records)
         )
@@ -240,13 +248,15 @@ class Seat:
         ]
 
     async def resume(self) -> bool:
-        """Take over a daemon that another process has connected; False when it needs to be engaged anew.
+        """Take over a daemon that another process has engaged; False when it needs to be engaged anew.
+
+        A daemon that has lost its link comes back by itself.
 
         Raises:
             TpdError: The daemon or the cluster does not answer.
         """
         hello = await self.hello()
-        if not hello.connected or not self.record.session:
+        if hello.instance != self.record.instance or not self.record.session:
             return False
         try:
             session = await self.cluster.api.get(SESSIONS.path(None, self.record.session))
@@ -255,7 +265,7 @@ class Seat:
         manager = session.get("status", {}).get("manager") or {}
         self.manager_pods, self.manager_port = tuple(manager.get("pods") or ()), int(manager.get("port") or 0)
         await self.renew_token()
-        self.instance = hello.instance
+        self.engaged_instance = hello.instance
         return True
 
     async def _present_targets(self) -> tuple[Target, ...]:

@@ -35,6 +35,7 @@ class SeatRecord:
         label: Value of the containers' `dev.tpd.session` label.
         base: What its Session objects are named after.
         session: Name of the present Session object; empty while there is none.
+        instance: The daemon process that has it.
         services: Compose services (or container names) that live in it.
         plan: What the daemon is for (`tpd.run.seat.SeatPlan`), for the one who takes over.
         generation: How many daemons have had a session here.
@@ -46,6 +47,7 @@ class SeatRecord:
     daemon: str
     services: list[str] = field(default_factory=list)
     session: str = ""
+    instance: str = ""
     generation: int = 0
     plan: dict[str, Any] = field(default_factory=dict)
     attachments: list[AttachmentRecord] = field(default_factory=list)

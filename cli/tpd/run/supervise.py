@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Sequence
 
@@ -14,6 +15,7 @@ from tpd_core.errors import TpdError
 from tpd_core.proto import control_pb2
 
 _RENEW_AT = 0.7  # of a token's life
+_REVIVE_AFTER = 1.0  # seconds that the engine's own restart policy gets
 _RETRY = (0.2, 5.0)  # seconds: first pause after a failure, and the longest
 
 
@@ -50,6 +52,9 @@ class Supervisor:
                 pass  # the daemon is not there (yet, or any more)
             pause = _RETRY[0] if time.monotonic() - begun > _RETRY[1] else min(pause * 2, _RETRY[1])
             await asyncio.sleep(pause)
+            if not self._resting and seat.engaged_instance and pause > _REVIVE_AFTER:
+                with contextlib.suppress(TpdError):
+                    await seat.revive()
 
     async def _follow(self, seat: Seat, group: asyncio.TaskGroup) -> None:
         carrier = RelayCarrier(group, seat.client, seat.cluster.login, seat.cluster.manager_namespace)
@@ -57,7 +62,7 @@ class Supervisor:
         watching = _Link(self._report, seat.record.label)
         async for state in seat.client.watch():
             carrier.want(state.relays_wanted, seat.manager_pods, seat.manager_port)
-            known = seat.instance
+            known = seat.engaged_instance
             if known and state.instance != known and not self._resting and (engaging is None or engaging.done()):
                 engaging = group.create_task(self._engage_again(seat))
             elif known == state.instance and not self._resting:
