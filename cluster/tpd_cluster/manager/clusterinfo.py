@@ -69,6 +69,8 @@ class ClusterFacts:
             dns_address=self._settings.dns_address or address,
             endpoints=await self._endpoints(nodes),
         )
+        if not info.pod_cidrs:
+            _log.warning("the nodes name no pod ranges: set the chart value cluster.podCIDRs")
         if self.current != info:
             self.current = info
             self.on_change(info)

@@ -111,6 +111,16 @@ class Attachment:
         )
 
     @property
+    def ports_title(self) -> str:
+        """How lists name the ports: LOCAL:REMOTE where the two differ."""
+        return ",".join(
+            str(port.container_port)
+            if port.local_port == port.container_port
+            else f"{port.local_port}:{port.container_port}"
+            for port in self.ports
+        )
+
+    @property
     def title(self) -> str:
         """How messages name the workload."""
         return f"{self.kind.lower()}/{self.workload}"

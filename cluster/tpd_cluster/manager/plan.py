@@ -108,7 +108,11 @@ def failed(problem: Problem) -> Plan:
 
 
 def conflict(attachment: Attachment, others: Iterable[Attachment]) -> Problem | None:
-    """An older attachment that has one of the same ports already."""
+    """An older attachment that has one of the same ports already.
+
+    Args:
+        others: Attachments that have not failed.
+    """
     for other in others:
         if other.uid == attachment.uid or (other.created, other.uid) > (attachment.created, attachment.uid):
             continue

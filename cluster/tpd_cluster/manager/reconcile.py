@@ -102,7 +102,10 @@ class Reconciler:
         self._follow_namespaces()
         if change.kind is ChangeKind.DELETED:
             self._rights.forget(metadata["uid"])
-            self._look_at_attachments(metadata["namespace"])  # one that waited for its port may have it
+        if change.kind is ChangeKind.DELETED or (
+            change.old is not None and _phase(change.old) != _phase(change.object)
+        ):
+            self._look_at_attachments(metadata["namespace"])  # who has a port decides for the others
         self._queue.add(("attachment", metadata["namespace"], metadata["name"]))
 
     def _registry_changed(self) -> None:
@@ -198,14 +201,17 @@ class Reconciler:
         now = time.time()
         decided = await self._decide(attachment, now)
         await asyncio.gather(*(self._inject(attachment, pod, now) for pod in decided.pods))
-        await self._write_status(item, decided.status())
-        return None if decided.again is None else decided.again - now
+        await self._write_status(item, {**decided.status(), "ports": attachment.ports_title})
+        due = decided.again
+        if any(pod.inject_agent for pod in decided.pods):
+            due = min(due or float("inf"), now + _EXPECT_FOR + 1)  # should the watch never show it
+        return None if due is None else due - now
 
     async def _decide(self, attachment: Attachment, now: float) -> plan.Plan:
         problem = await self._rights.check(attachment, await self._session_of(attachment))
         if problem is None:
-            others = [Attachment.of(other) for other in self._board.attachments()]
-            problem = plan.conflict(attachment, others)
+            others = [other for other in self._board.attachments() if _phase(other) != plan.FAILED]
+            problem = plan.conflict(attachment, map(Attachment.of, others))
         index = self._indexes.get(attachment.namespace)
         if problem is not None or index is None:
             return plan.failed(problem or _unwatched(attachment))
@@ -298,6 +304,10 @@ class Reconciler:
             await self._client.patch(path, {"metadata": {"uid": metadata["uid"]}, "status": status})
         except NotFound:
             return
+
+
+def _phase(item: Object) -> str:
+    return (item.get("status") or {}).get("phase") or ""
 
 
 def _unwatched(attachment: Attachment) -> Problem:
