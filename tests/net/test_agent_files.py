@@ -7,6 +7,7 @@ import contextlib
 import os
 import socket
 import struct
+import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -113,14 +114,19 @@ class Volumes:
 
 
 @pytest.fixture
-async def volumes(tmp_path: Path) -> AsyncIterator[Volumes]:
-    for path in (tmp_path, *tmp_path.parents[:3]):
-        path.chmod(0o755)
-    volumes = Volumes(tmp_path)
-    for name in ("data", "secret"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "file").write_bytes(name.encode())
-        os.chown(tmp_path / name, OWNER.uid, OWNER.gid)
+async def volumes() -> AsyncIterator[Volumes]:
+    with tempfile.TemporaryDirectory(prefix="tpd-volumes-") as directory:
+        root = Path(directory)
+        root.chmod(0o755)  # pytest's own directories are closed to other users
+        for name in ("data", "secret"):
+            (root / name).mkdir()
+            (root / name / "file").write_bytes(name.encode())
+            os.chown(root / name, OWNER.uid, OWNER.gid)
+        async for volumes in linked(Volumes(root)):
+            yield volumes
+
+
+async def linked(volumes: Volumes) -> AsyncIterator[Volumes]:
     pki = Pki()
     server, client = pki.server_only(POD_UID), pki.session("ann")
     ours, theirs = socket.socketpair()
