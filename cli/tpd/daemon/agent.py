@@ -25,6 +25,7 @@ from tpd_core.wire.frames import RejectCode
 _log = logging.getLogger(__name__)
 
 _OPEN_TIMEOUT: Final = 10.0  # seconds
+_ASK_AGAIN: Final = 2.0  # seconds until an agent that refused is asked again
 _DISENGAGE_GRACE: Final = 2.0  # seconds beyond the drain until the agent must have answered
 
 
@@ -194,6 +195,8 @@ class AgentLink:
                 self._disengaged.set()
             case "refused":
                 problem = message.refused.problem
+                # Another holder of the port may go at any time.
+                asyncio.get_running_loop().call_later(_ASK_AGAIN, self._renewed.set)
                 self._set_problem(problem.category, problem.message, problem.hint)
                 _log.warning("agent refused", extra={"pod": self.pod.pod, "reason": problem.message})
             case "counters":
@@ -201,7 +204,7 @@ class AgentLink:
         self._changes.ring()
 
     async def _renew(self, control: MessageStream) -> None:
-        """Forward each newer grant; one that was refused before is followed by another try to engage."""
+        """Forward each newer grant; whatever the agent refuses is asked for again."""
         while True:
             await self._renewed.wait()
             self._renewed.clear()
