@@ -93,8 +93,8 @@ class Router:
             self._relays.add(task)
             task.add_done_callback(self._relays.discard)
         else:
-            _log.info("no such name", extra={"name": name})
             sock.close()
+            _log.info("no such name", extra={"server_name": name})
 
     async def _to_agent(self, sock: socket.socket, uid: str) -> None:
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import logging
 import socket
 import ssl
 from collections.abc import AsyncIterator
@@ -132,7 +133,8 @@ async def test_an_agents_name_leads_to_the_agent_unopened() -> None:
 
 
 @pytest.mark.parametrize("why", ["unknown", "address used by another pod", "nobody listens", "strange name"])
-async def test_connections_that_lead_nowhere_are_closed(why: str) -> None:
+async def test_connections_that_lead_nowhere_are_closed(why: str, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
     agent = Agent("pod-1")
     async with agent.running():
         number = 1 if why == "nobody listens" else agent.port
@@ -142,6 +144,7 @@ async def test_connections_that_lead_nowhere_are_closed(why: str) -> None:
         async with routing(known, samples.pod(podIP=address)) as (port, _):
             with pytest.raises((OSError, ssl.SSLError)):
                 await ask(port, name)
+    assert not [entry for entry in caplog.records if entry.levelno >= logging.ERROR]
 
 
 async def test_the_managers_own_name_ends_here() -> None:
