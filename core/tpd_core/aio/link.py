@@ -367,6 +367,7 @@ class Link(asyncio.BufferedProtocol):
         self._gone.clear()
         self.blocked = False
         transport.set_protocol(self)
+        self._set_option(socket.TCP_NODELAY, 1)  # event loops do so only for sockets made with an explicit protocol
         # aiofastnet counts only what did not fit its TLS buffer; the others count all, and need some to work with
         transport.set_write_buffer_limits(0 if is_fastnet(self.loop) else 2 * CHUNK, 0)
         if greeted.rest:
@@ -510,12 +511,17 @@ class Link(asyncio.BufferedProtocol):
         first = self.stats.rtt is None
         self._pulse.on_pong(payload)
         rtt = self.stats.rtt = self._pulse.rtt
+        if first and rtt is not None and rtt > _SLOW_PATH:
+            self._set_option(_TCP_NOTSENT_LOWAT, CHUNK)
+
+    def _set_option(self, option: int, value: int) -> None:
         sock = self._transport.get_extra_info("socket") if self._transport is not None else None
-        if first and rtt is not None and rtt > _SLOW_PATH and sock is not None and sock.family != socket.AF_UNIX:
-            try:
-                sock.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, CHUNK)
-            except OSError:
-                pass  # an optimisation of Linux
+        if sock is None or sock.family == socket.AF_UNIX:
+            return
+        try:
+            sock.setsockopt(socket.IPPROTO_TCP, option, value)
+        except OSError:
+            pass  # it is faster with the option, no more
 
     # -- the end -------------------------------------------------------------------------------------------------
     def _end(self, reason: str, *, abort: bool) -> None:

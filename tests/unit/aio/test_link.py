@@ -411,6 +411,13 @@ async def test_closing_ends_everything_at_both_ends(make_pair: MakePair) -> None
     await far.aclose()
 
 
+async def test_small_frames_are_not_held_back(make_pair: MakePair) -> None:
+    for link in await make_pair(tcp=True):
+        assert link._transport is not None
+        sock = link._transport.get_extra_info("socket")
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
 async def test_cut_connection_ends_the_link(make_pair: MakePair) -> None:
     near, far = await make_pair(Accepting(), tcp=True)
     stream = await near.open(b"")
