@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.support.cluster import Cluster, Namespace
-from tests.e2e.support.process import run, until
+from tests.e2e.support.process import run
 from tests.e2e.support.project import TPD, Laptop, Project, clean_environment
 from tests.lab.spec import Layout
 
@@ -99,16 +99,15 @@ def project(make_project: Callable[[], Project]) -> Project:
 
 
 @pytest.fixture
-def nothing_left(cluster: Cluster, laptop: Laptop, namespace: Namespace) -> Callable[[], None]:
+def nothing_left(project: Project, namespace: Namespace) -> Callable[[], None]:
     """Asserts that a run has left nothing behind, on the laptop and in the cluster."""
 
     def check() -> None:
-        assert not any(laptop.left_behind().values()), laptop.left_behind()
-        user_state = Path(laptop.environment["XDG_STATE_HOME"]) / "tpd"
-        assert not [str(path) for path in user_state.rglob("*") if path.is_file() and path.suffix != ".log"]
+        assert not any(project.left_behind().values()), project.left_behind()
+        state = Path(project.laptop.environment["XDG_STATE_HOME"]) / "tpd"
+        assert not [str(path) for path in state.rglob("*") if path.is_file() and path.suffix != ".log"]
         assert namespace.get("attachments.tpd.dev")["items"] == []
-        sessions = json.loads(cluster.kubectl("get", "sessions.tpd.dev", "-o", "json"))["items"]
-        host = [item["metadata"]["name"] for item in sessions]
-        until(lambda: host, lambda names: not names, timeout=0, what="no session left")
+        records = json.loads(project.laptop.tpd("status", "--format", "json").stdout)["runs"]
+        assert records == []
 
     return check

@@ -63,7 +63,7 @@ def test_cluster_unreachable(orders: Namespace, project: Project) -> None:
     path = project.directory / "kubeconfig"
     path.write_text(yaml.safe_dump(config))
     fails(project, "--intercept", "orders", *UP, status=NETWORK, words=["127.0.0.1:1"], KUBECONFIG=str(path))
-    assert not any(project.laptop.left_behind().values())
+    assert not any(project.left_behind().values())
 
 
 def test_context_unknown(orders: Namespace, project: Project) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -134,8 +135,6 @@ class Steady:
     """A steady stream of requests from the caller pod; `result` after it ended."""
 
     def __init__(self, namespace: Namespace, url: str, rate: float) -> None:
-        import subprocess
-
         script = STEADY.read_text()
         self._process = Followed(
             namespace.cluster.argv(
@@ -146,11 +145,18 @@ class Steady:
         self._process.expect("^started$", 30)
 
     def end(self) -> dict[str, Any]:
+        """Stop asking; who answered, and every failure."""
         assert self._process.process.stdin is not None
         self._process.process.stdin.close()
         found = self._process.expect(r"^\{.*\}$", 30)
         self._process.wait(30)
         return dict(json.loads(found.group(0)))
+
+    def __enter__(self) -> Steady:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.__exit__()
 
 
 def workload(

@@ -57,15 +57,6 @@ class Laptop:
     def inspect(self, name: str) -> Any:
         return json.loads(self.docker("inspect", name))[0]
 
-    def left_behind(self) -> dict[str, list[str]]:
-        """What carries tpd's label on this engine: nothing, after a run."""
-        label = ["--filter", "label=dev.tpd"]
-        return {
-            "containers": self.docker("ps", "-aq", *label).split(),
-            "volumes": self.docker("volume", "ls", "-q", *label).split(),
-            "networks": self.docker("network", "ls", "-q", *label).split(),
-        }
-
 
 @dataclass
 class Project:
@@ -117,6 +108,15 @@ class Project:
     def exec(self, service: str, code: str) -> str:
         """Run Python code in a service's container and return what it prints."""
         return self.laptop.docker("exec", self.container(service), "python3", "-c", code).strip()
+
+    def left_behind(self) -> dict[str, list[str]]:
+        """What carries tpd's label and belongs to this project: nothing, after a run and `docker compose down`."""
+        ours = ["--filter", "label=dev.tpd", "--filter", f"label=com.docker.compose.project={self.name}"]
+        return {
+            "containers": self.laptop.docker("ps", "-aq", *ours).split(),
+            "volumes": self.laptop.docker("volume", "ls", "-q", *ours).split(),
+            "networks": self.laptop.docker("network", "ls", "-q", *ours).split(),
+        }
 
     def remove(self) -> None:
         label = f"label=com.docker.compose.project={self.name}"
