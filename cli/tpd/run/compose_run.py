@@ -99,13 +99,15 @@ class _Project:
         """From the anchor to the child's end."""
         command = self._command
         shared = shared_volume(self._config)
-        known = None if shared.external else await asyncio.to_thread(self._ground.engine.volume, shared.name)
+        known = await asyncio.to_thread(self._ground.engine.volume, shared.name)
         choice = await choose_volumes(
             self._ground, self._options.mount, shared.name, dict(shared.labels), shared.external
         )
         if choice.note:
             report.warn(choice.note)
-        if choice.volumes and not shared.external and known is None:
+        # One that an earlier run could not remove counts as tpd's too.
+        ours = known is None or "dev.tpd" in (known.get("Labels") or {})
+        if choice.volumes and not shared.external and ours:
             run.own_volume(shared.name)
         run.record.mount = choice.volumes is not None
         request = Request(

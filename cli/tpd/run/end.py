@@ -7,6 +7,8 @@ import contextlib
 import os
 import signal
 import time
+from collections.abc import Iterator
+from pathlib import Path
 
 from tpd.cli.report import Reporter
 from tpd.control.client import DaemonClient
@@ -27,19 +29,39 @@ async def end_run(directory: RunDirectory, record: RunRecord, report: Reporter) 
         BugError: Its keeper does not end.
     """
     if not directory.take():
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(record.pid, signal.SIGTERM)
-        deadline = time.monotonic() + _PATIENCE
-        while directory.path.exists() and directory.kept():
-            if time.monotonic() > deadline:
-                raise BugError(
-                    f"process {record.pid}, which keeps {record.id!r}, does not end",
-                    hint=f"Its log: {directory.log_file}. End it by hand and run `tpd quit` again.",
-                )
-            await asyncio.sleep(0.1)  # processes that are not ours cannot be waited for
+        with _last_words(directory.log_file, report):
+            await _end_keeper(directory, record)
         if not directory.path.exists() or not directory.take():
             return
     await _end_in_place(directory, record, report)
+
+
+async def _end_keeper(directory: RunDirectory, record: RunRecord) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(record.pid, signal.SIGTERM)
+    deadline = time.monotonic() + _PATIENCE
+    while directory.path.exists() and directory.kept():
+        if time.monotonic() > deadline:
+            raise BugError(
+                f"process {record.pid}, which keeps {record.id!r}, does not end",
+                hint=f"Its log: {directory.log_file}. End it by hand and run `tpd quit` again.",
+            )
+        await asyncio.sleep(0.1)  # processes that are not ours cannot be waited for
+
+
+@contextlib.contextmanager
+def _last_words(log: Path, report: Reporter) -> Iterator[None]:
+    """Pass on what a watcher writes meanwhile: its log goes with it."""
+    try:
+        file = log.open(encoding="utf-8", errors="replace")
+    except OSError:
+        yield
+        return
+    with file:
+        file.seek(0, os.SEEK_END)
+        yield
+        for line in file:
+            report.warn(line.strip().removeprefix("tpd: ").removeprefix("warning: "))
 
 
 async def _end_in_place(directory: RunDirectory, record: RunRecord, report: Reporter) -> None:
