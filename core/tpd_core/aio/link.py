@@ -533,7 +533,8 @@ class Link(asyncio.BufferedProtocol):
         self.reason = reason
         self._pulse.stop()
         for stream in list(self.mux.streams.values()):
-            stream.app.on_lost(reason)
+            if stream.app is not None:  # else its OPEN came together with what ended the link
+                stream.app.on_lost(reason)
         self._turns.clear()
         if self._recovery is not None:
             self._recovery.on_ended(self)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import random
 import socket
 import ssl
 import time
@@ -350,6 +351,41 @@ async def test_protocol_error_ends_the_link_with_a_reason(
         await link.open(b"")
     await link.aclose()
     raw.transport.abort()
+    assert not caplog.records
+
+
+async def test_noise_ends_the_link_or_is_borne(
+    client_tls: ssl.SSLContext, server_tls: ssl.SSLContext, caplog: pytest.LogCaptureFixture
+) -> None:
+    rng = random.Random(4)
+    ended = 0
+
+    def on_open(incoming: Incoming) -> None:
+        if rng.random() < 0.8:
+            stream = incoming.accept()
+            if rng.random() < 0.3:
+                stream.reset()
+        else:
+            incoming.reject(RejectCode.REFUSED)
+
+    def noise() -> bytes:
+        kind = rng.choice((OPEN, OPEN, 2, 3, 4, 4, 4, 5, 6, 7, 8, 9, 10, 12, 0x84))
+        payload = rng.randbytes(rng.choice((0, 4, 4, 8, 8, 100)))
+        return encode_frame(kind, rng.choice((0, 1, 1, 3, 5)), payload)
+
+    for _ in range(60):
+        raw, link = await raw_peer(client_tls, lambda sock: Link.accept(sock, tls=server_tls, on_open=on_open))
+        Stream(link, link.mux.open(b"ours"))
+        for _ in range(8):
+            raw.transport.write(noise())
+        heard = link.stats.bytes_in
+        await until(lambda link=link, heard=heard: link.reason is not None or link.stats.bytes_in > heard)  # type: ignore[misc]
+        if link.reason is not None:
+            assert link.reason.startswith(("protocol error by the peer", "closed by the peer"))
+            ended += 1
+        await link.aclose()
+        raw.transport.abort()
+    assert ended > 20
     assert not caplog.records
 
 
