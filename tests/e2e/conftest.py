@@ -6,7 +6,7 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -24,6 +24,27 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.e2e)
             item.add_marker(pytest.mark.timeout(300))
+
+
+FAILED = pytest.StashKey[bool]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.failed:
+        item.stash[FAILED] = True
+    return report
+
+
+def show_cluster(namespace: Namespace) -> None:
+    """What the cluster has to say about a failed test: events, and the agents' and the manager's last words."""
+    print(namespace.kubectl("get", "events", "--sort-by=.lastTimestamp", check=False))
+    for pod in namespace.get("pods")["items"]:
+        for one in pod["spec"].get("ephemeralContainers", []):
+            print(f"--- {pod['metadata']['name']} {one['name']}")
+            print(namespace.kubectl("logs", pod["metadata"]["name"], "-c", one["name"], "--tail=40", check=False))
+    print(namespace.cluster.kubectl("-n", "tpd", "logs", "-l", "app.kubernetes.io/name=tpd", "--tail=40", check=False))
 
 
 @pytest.fixture(scope="session")
@@ -56,7 +77,7 @@ def label(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def namespace(cluster: Cluster, label: str) -> Iterator[Namespace]:
+def namespace(request: pytest.FixtureRequest, cluster: Cluster, label: str) -> Iterator[Namespace]:
     name = f"e2e-{label}"
     cluster.kubectl("create", "namespace", name)
     space = Namespace(cluster, name)
@@ -64,6 +85,8 @@ def namespace(cluster: Cluster, label: str) -> Iterator[Namespace]:
         space.start_caller()
         yield space
     finally:
+        if request.node.stash.get(FAILED, False):
+            show_cluster(space)
         cluster.kubectl("delete", "namespace", name, "--wait=false", check=False)
 
 

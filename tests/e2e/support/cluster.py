@@ -196,7 +196,12 @@ def workload(
         )
         mounts.append({"name": "data", "mountPath": "/data"})
         volumes.append({"name": "data", "persistentVolumeClaim": {"claimName": f"{name}-data"}})
-    probe = {"httpGet": {"port": main_port, "path": "/healthz"}, "periodSeconds": 1, "failureThreshold": 3}
+    probe = {
+        "httpGet": {"port": main_port, "path": "/healthz"},
+        "periodSeconds": 1,
+        "timeoutSeconds": 5,
+        "failureThreshold": 3,
+    }
     container = {
         "name": "app",
         "image": IMAGE,
