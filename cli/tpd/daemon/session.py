@@ -38,6 +38,9 @@ from tpd_core.wire.frames import RejectCode
 _log = logging.getLogger(__name__)
 
 _OPEN_TIMEOUT: Final = 10.0  # seconds
+_TRIES: Final = 6
+"""Attempts at the manager's link, three seconds of pauses, until the one who connects is told that it does not work."""
+
 _LINK_WAIT: Final = 3.0  # seconds that a connection of the app waits for a link that is just being remade
 _REST_WAIT: Final = 2.0  # seconds that Attach waits for the other pods once one is engaged
 _DNS_PORT: Final = 53
@@ -88,6 +91,7 @@ class Session:
         self.ended = ""
         self.api_server = ApiServerTransport(request.api_server)
         self.relay = RelayTransport(changes)
+        self._failures = 0  # in a row
         self._endpoint = EndpointTransport([(one.host, one.port) for one in request.endpoints])
         self._request = request
         self._capture = capture
@@ -116,7 +120,7 @@ class Session:
         """
 
         def decided() -> bool:
-            useless = isinstance(self.problem, ConfigError | ClusterError)
+            useless = isinstance(self.problem, ConfigError | ClusterError) or self._failures >= _TRIES
             return self.cluster is not None or bool(self.ended) or useless
 
         await self._changes.until(decided, timeout)
@@ -224,6 +228,7 @@ class Session:
                 self.problem = error
             except (ProtocolError, TimeoutError) as error:
                 self.problem = NetworkError(f"the manager's link failed: {error or 'no answer in time'}")
+            self._failures += 1
             _log.warning("no manager link", extra={"reason": self.problem.message if self.problem else self.ended})
             self._changes.ring()
             if not self.ended:
@@ -258,7 +263,7 @@ class Session:
             self._capture.set_ranges(cidrs, await self._own_targets())
             self.cluster = info
             self._configure_names(info)
-        self.link, self.problem = link, None
+        self.link, self.problem, self._failures = link, None, 0
         _log.info("connected", extra={"session": self.name, "manager": info.manager_version})
         self._changes.ring()
 

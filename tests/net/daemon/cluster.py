@@ -161,7 +161,7 @@ class Cluster:
     async def close(self) -> None:
         if self._accepting is not None:
             self._accepting.cancel()
-        self.cut()
+        await asyncio.gather(*(link.aclose() for link in self._all))
 
     def cut(self) -> None:
         """Drop all links."""
