@@ -9,6 +9,7 @@ import typer
 
 from tpd.cli import config, connection, ending, helm, images, run, status, uninstall, version, workloads
 from tpd.cli.common import DEBUG
+from tpd.run.environment import quiet_grpc
 
 app = typer.Typer(
     name="tpd",
@@ -43,6 +44,7 @@ version.register(app)
 
 def main() -> None:
     """The console script."""
+    quiet_grpc()
     app(prog_name="tpd")
 
 

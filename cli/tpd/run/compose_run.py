@@ -21,6 +21,7 @@ from tpd.engine.docker import PROJECT_LABEL, Engine
 from tpd.kube.session import session_name
 from tpd.kube.targets import Target as Workload
 from tpd.run.child import Child
+from tpd.run.environment import child_base
 from tpd.run.frame import Ground, Run, choose_volumes, report_attached, survey
 from tpd.run.handover import Watcher
 from tpd.run.options import RunOptions
@@ -144,7 +145,7 @@ class _Project:
         watcher = await stack.enter_async_context(Watcher(run)) if command.detached else None
         child = Child(
             command.child_argv(file, plan, str(directory), services=self._enabled),
-            {**os.environ, **child_environment(file, plan)},
+            {**child_base(), **child_environment(file, plan)},
             signals,
             before_end=run.release,
             keys_end=command.subcommand != "run",

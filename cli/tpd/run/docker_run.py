@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from tpd.compose.model import Bind, labels
 from tpd.compose.spec import InterceptSpec
 from tpd.kube.session import session_name
 from tpd.run.child import Child
+from tpd.run.environment import child_base
 from tpd.run.frame import Ground, Run, choose_volumes, report_attached, survey
 from tpd.run.handover import Watcher
 from tpd.run.options import RunOptions
@@ -124,7 +124,7 @@ async def _carry_out(
     watcher = await stack.enter_async_context(Watcher(run)) if command.detached else None
     child = Child(
         plan.app_argv,
-        {**os.environ, **plan.environment},
+        {**child_base(), **plan.environment},
         signals,
         before_end=run.release,
         keys_end=False,

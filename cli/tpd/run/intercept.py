@@ -20,6 +20,7 @@ from tpd.kube.session import who_am_i
 from tpd.kube.targets import resolve_target
 from tpd.kube.workloads import find_workload, list_services
 from tpd.run.child import Child
+from tpd.run.environment import child_base
 from tpd.run.frame import described, event_of
 from tpd.run.options import ImageOptions
 from tpd.run.seat import ATTACH_SECONDS, DRAIN_SECONDS, Attached
@@ -222,7 +223,7 @@ async def _run_app(
         await client.detach(attached.record.uid, DRAIN_SECONDS)
 
     try:
-        child = Child(plan.app_argv, {**os.environ, **plan.environment}, signals, before_end=release, keys_end=False)
+        child = Child(plan.app_argv, {**child_base(), **plan.environment}, signals, before_end=release, keys_end=False)
         return await child.run()
     finally:
         env_file.unlink(missing_ok=True)
