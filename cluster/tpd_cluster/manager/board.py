@@ -86,7 +86,7 @@ class Board:
 
     def _take_registry(self, config_map: Object) -> None:
         """The watch may be behind what a patch has answered; the versions of one object can be compared."""
-        if _version(config_map) < _version(self.registry_object) and config_map:
+        if config_map and _version(config_map) <= _version(self.registry_object):
             return
         self.registry_object = config_map
         self.agents = load_registry(config_map)

@@ -137,6 +137,7 @@ class Enroller:
         _log.warning("enrolment refused: %s", error.message)
         await messages.send(link_pb2.EnrollReply(problem=Problem.of(error).to_message()))
         messages.stream.write_eof()
+        await messages.receive(link_pb2.EnrollRequest)  # the agent ends the link once it has read why
 
 
 def pod_address(pod: Object, claim: tickets.Claim, asked_uid: str) -> str:
