@@ -26,6 +26,7 @@ from tpd.daemon.gatekeeper import Gatekeeper
 from tpd.daemon.identity import Keyring
 from tpd.daemon.interfaces import wait_for_loss
 from tpd.daemon.mountpoints import clean
+from tpd.daemon.mountserver import Attachable, MountServer
 from tpd.daemon.outbound import Outbound
 from tpd.daemon.session import Session
 from tpd_core.aio.stream import Stream
@@ -165,6 +166,11 @@ class Daemon:
         verdicts = list(self._expected.values())
         return next((verdict for verdict in verdicts if verdict), None if None in verdicts else "")
 
+    def attachable(self, uid: str) -> list[Attachable] | None:
+        """See MountServer."""
+        attachment = None if self.session is None else self.session.attachments.get(uid)
+        return None if attachment is None else attachment.volumes.attachable()
+
     async def dial(self, host: str, port: int) -> Stream:
         """See Session.dial; a NetworkError without a session."""
         if self.session is None:
@@ -213,7 +219,7 @@ async def run(settings: Settings) -> int:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, end, 0)
-    with Capture(settings.dns_address) as capture:
+    with Capture(settings.dns_address) as capture, contextlib.ExitStack() as undo:
         resolver = Resolver()
         dns = DnsServer(resolver, capture.udp)
         daemon = Daemon(settings, capture, resolver)
@@ -223,6 +229,8 @@ async def run(settings: Settings) -> int:
         watcher = spawn(_watch_namespace(end), name="namespace")
         server = await _serve(daemon, settings.control)
         async with Gatekeeper(daemon.changes, daemon.gate):
+            if settings.volume_root is not None:
+                undo.enter_context(MountServer(daemon.attachable))
             _log.info("up", extra={"instance": daemon.instance, "dns": settings.dns_address})
             status = await ended
             _log.info("ending", extra={"status": status})

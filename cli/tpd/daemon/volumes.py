@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 from tpd.daemon.changes import Changes
+from tpd.daemon.mountserver import Attachable
 from tpd.daemon.volume import Volume
 from tpd_core.aio.stream import Stream
 from tpd_core.proto import control_pb2, link_pb2
@@ -58,6 +59,14 @@ class VolumeSet:
     def status(self) -> list[control_pb2.VolumeStatus]:
         """For the CLI."""
         return [self._status(mount) for mount in self._mounts]
+
+    def attachable(self) -> list[Attachable]:
+        """What could be attached inside the app's container."""
+        return [
+            Attachable(f"{self._root}/{status.source}", status.mount_path, status.read_only)
+            for status in self.status()
+            if status.mounted
+        ]
 
     async def aclose(self) -> None:
         """Unmount all."""
