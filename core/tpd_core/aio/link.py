@@ -516,7 +516,7 @@ class Link(asyncio.BufferedProtocol):
 
     def _set_option(self, option: int, value: int) -> None:
         sock = self._transport.get_extra_info("socket") if self._transport is not None else None
-        if sock is None or sock.family == socket.AF_UNIX:
+        if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
             return
         try:
             sock.setsockopt(socket.IPPROTO_TCP, option, value)

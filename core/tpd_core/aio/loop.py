@@ -7,6 +7,7 @@ import functools
 import importlib.util
 import socket
 import ssl
+import sys
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
@@ -96,7 +97,7 @@ async def start_tls(
                 )
         elif server_hostname is None:
             transport, _ = await loop.connect_accepted_socket(lambda: protocol, sock, **options)
-        elif sock.family == socket.AF_UNIX:
+        elif sys.platform != "win32" and sock.family == socket.AF_UNIX:
             transport, _ = await loop.create_unix_connection(
                 lambda: protocol, sock=sock, server_hostname=server_hostname, **options
             )

@@ -43,7 +43,7 @@ async def relay(a: socket.socket, b: socket.socket, *, head: bytes = b"") -> Rel
 
     for sock in (a, b):
         sock.setblocking(False)
-        if sock.family != socket.AF_UNIX:
+        if sock.family in (socket.AF_INET, socket.AF_INET6):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     forward = _Direction(a, b, finished, failed)
     backward = _Direction(b, a, finished, failed)

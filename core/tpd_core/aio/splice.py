@@ -75,7 +75,7 @@ class Splice:
         self.closed = False
         stream.app = self
         sock.setblocking(False)
-        if sock.family != socket.AF_UNIX:
+        if sock.family in (socket.AF_INET, socket.AF_INET6):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if early:
             self._deliver(memoryview(early))
