@@ -15,6 +15,8 @@ AGENT_PREFIX: Final = "tpd-agent-"
 PEEK_PREFIX: Final = "tpd-peek-"
 TOKEN_VOLUME_PREFIX: Final = "kube-api-access-"  # noqa: S105 - the name of a volume
 
+_MESH_PROXIES = frozenset(("istio-proxy", "linkerd-proxy", "kuma-sidecar", "consul-dataplane"))
+
 
 def controller_of(item: Object) -> tuple[str, str, str] | None:
     """Kind, name and UID of the owner that controls an object."""
@@ -49,6 +51,9 @@ def refusal(pod: Object) -> str | None:
         "kubernetes.io/os"
     ) == "windows":
         return "it runs on Windows"
+    for container in containers_of(pod):
+        if container["name"] in _MESH_PROXIES:
+            return f"it is in a service mesh ({container['name']}): what arrives is for the proxy to decrypt"
     if "kubernetes.io/config.mirror" in (pod["metadata"].get("annotations") or {}):
         return "it is a static pod, whose spec only its node can change"
     return None

@@ -169,6 +169,8 @@ def test_an_agent_that_came_for_another_container_gets_one_peek_for_this_one() -
         ({"hostNetwork": True}, "hostNetwork"),
         ({"os": {"name": "windows"}}, "Windows"),
         ({"nodeSelector": {"kubernetes.io/os": "windows"}}, "Windows"),
+        ({"containers": [{"name": "app"}, {"name": "istio-proxy"}]}, "service mesh (istio-proxy)"),
+        ({"initContainers": [{"name": "linkerd-proxy", "restartPolicy": "Always"}]}, "service mesh (linkerd-proxy)"),
     ],
 )
 def test_pods_that_can_have_no_agent_are_refused_with_the_reason(change: dict[str, Any], word: str) -> None:
