@@ -8,6 +8,8 @@ import os
 import shutil
 import signal
 import socket
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -178,3 +180,43 @@ async def test_a_volume_that_cannot_be_had_says_why(laptop: Laptop) -> None:
     volume = reply.attachment.volumes[0]
     assert not volume.mounted
     assert "no volume 'nothing'" in volume.problem.message
+
+
+async def test_volumes_are_attached_inside_a_running_container(laptop: Laptop, pod: Pod, tmp_path: Path) -> None:
+    place = tmp_path / "app"
+    mounts = [
+        Mount(mount_path=f"{place}/data", volume="data"),
+        Mount(mount_path=f"{place}/etc/app.conf", volume="config", sub_path="app.conf", read_only=True),
+    ]
+    await laptop.attach(attachment_state(mounts=mounts), mount=True)
+    app = await asyncio.create_subprocess_exec(
+        *("unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "sleep", "infinity")
+    )
+    try:
+        first = await files(first_process, app.pid)
+        helper = await files(
+            subprocess.run,
+            [
+                *("nsenter", f"--net=/run/netns/{laptop.space.name}", f"--pid=/proc/{first}/ns/pid"),
+                *("unshare", "--mount-proc", sys.executable, "-m", "tpd.daemon", "hotmount", ATTACHMENT),
+            ],
+        )
+        assert helper.returncode == 0
+        inside = ["nsenter", f"--mount=/proc/{first}/ns/mnt", "sh", "-c"]
+        script = f"echo written > {place}/data/hot && cat {place}/etc/app.conf && ! touch {place}/etc/app.conf"
+        done = await files(lambda: subprocess.run([*inside, script], capture_output=True, text=True, check=False))
+        assert (done.returncode, done.stdout) == (0, "one")
+        assert (pod.root / "data/hot").read_text() == "written\n"
+        assert f"{place}/data" not in mounted(), "only the app's own mounts have changed"
+    finally:
+        app.kill()
+        await app.wait()
+
+
+def first_process(parent: int) -> int:
+    """The child that `unshare --fork` made, once it has become the program."""
+    children = Path(f"/proc/{parent}/task/{parent}/children")
+    while True:
+        for child in children.read_text().split():
+            if Path(f"/proc/{child}/comm").read_text() == "sleep\n":
+                return int(child)
