@@ -17,6 +17,7 @@ from tpd_core.kube import ApiClient, NotFound
 from tpd_core.kube.client import Json, wait_for
 from tpd_core.kube.paths import CONFIG_MAPS, PODS
 
+_PATIENCE = 20.0  # seconds for one agent to end
 STOP = "tpd.dev/stop-agents"
 # The agent is the first process of its container and ends in order on SIGTERM.
 _STOP_COMMAND = ("python3", "-c", "import os, signal; os.kill(1, signal.SIGTERM)")
@@ -71,13 +72,31 @@ async def stop_agents_of(login: Login, client: ApiClient, namespace: str, spec: 
             selector = label_selector(workload["spec"].get("selector") or {})
             pods = (await client.list(PODS.path(namespace), {"labelSelector": selector}))["items"]
     jobs = [
-        run_in_pod(login, namespace, pod["metadata"]["name"], status["name"], _STOP_COMMAND)
+        _stop_agent(login, client, namespace, pod["metadata"]["name"], status["name"])
         for pod in pods
-        for status in pod.get("status", {}).get("ephemeralContainerStatuses") or ()
-        if status["name"].startswith("tpd-agent-") and "running" in status.get("state", {})
+        for status in _agents(pod)
+        if "running" in status.get("state", {})
     ]
     await asyncio.gather(*jobs)
     return len(jobs)
+
+
+async def _stop_agent(login: Login, client: ApiClient, namespace: str, pod: str, container: str) -> None:
+    await run_in_pod(login, namespace, pod, container, _STOP_COMMAND)
+
+    def ended(item: Json | None) -> bool:
+        states = [status.get("state", {}) for status in _agents(item or {}) if status["name"] == container]
+        return all("running" not in state for state in states)
+
+    try:
+        await wait_for(client, PODS.path(namespace), pod, done=ended, timeout=_PATIENCE)
+    except TimeoutError:
+        raise ClusterError(f"the agent {container!r} of pod {namespace}/{pod} does not end") from None
+
+
+def _agents(pod: Json) -> list[Json]:
+    statuses = pod.get("status", {}).get("ephemeralContainerStatuses") or ()
+    return [status for status in statuses if status["name"].startswith("tpd-agent-")]
 
 
 def label_selector(selector: Mapping[str, Any]) -> str:

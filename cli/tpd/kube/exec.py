@@ -62,7 +62,9 @@ async def run_in_pod(
                     _check(data, where)
     except aiohttp.WSServerHandshakeError as error:
         if error.status in (401, 403):
-            raise RightsError(f"the user may not create pods/exec in {where}", hint=WHOM_TO_ASK) from error
+            raise RightsError(
+                f"the user may not run commands in {where} (verbs get and create on pods/exec)", hint=WHOM_TO_ASK
+            ) from error
         raise ClusterError(f"the API server refused to run a command in {where}: {error.status}") from error
     except (aiohttp.ClientError, OSError, TimeoutError) as error:
         words = str(error) or "no answer in time"
