@@ -101,6 +101,7 @@ class Laptop:
 
     Attributes:
         inbound: What the agent said about the connections, in order.
+        may_dial: Cleared, a lost connection is not made again.
         decide: Called with each request: None accepts, a number rejects with that code, ... leaves it unanswered.
     """
 
@@ -110,23 +111,36 @@ class Laptop:
         self.inbound: list[Inbound] = []
         self.decide: Callable[[Inbound], Any] = lambda _inbound: None
         self.greeting = b""
+        self.may_dial = asyncio.Event()
+        self.may_dial.set()
 
     @classmethod
-    async def connect(cls, pod: Pod, credentials: Credentials, *, control: bool = True) -> Laptop:
+    async def connect(cls, pod: Pod, credentials: Credentials, *, control: bool = True, resume: bool = False) -> Laptop:
         laptop = cls()
-        async with deadline():
+
+        async def dial() -> socket.socket:
+            await laptop.may_dial.wait()
             sock = socket.socket()
             sock.setblocking(False)
             await asyncio.get_running_loop().sock_connect(sock, (POD, pod.agent_port))
+            return sock
+
+        async with deadline():
             laptop.link = await Link.connect(
-                sock,
+                await dial(),
                 tls=client_context(pod.pki.pem, credentials.certificate, credentials.key),
                 server_hostname=f"{POD_UID}.agent.tpd",
                 on_open=laptop.on_open,
+                redial=dial if resume else None,
             )
             if control:
                 laptop.talk = MessageStream(await laptop.open(OpenRequest(control=Control())))
         return laptop
+
+    def cut(self) -> None:
+        """Lose the connection without a farewell."""
+        assert self.link._transport is not None
+        self.link._transport.abort()
 
     async def open(self, request: OpenRequest) -> Stream:
         async with deadline():

@@ -141,7 +141,7 @@ async def test_a_link_that_stays_away_gives_everything_back(pod: Pod) -> None:
     laptop, _ = await pod.engaged()
     client = await Client.connect()
     assert await client.ask() == LAPTOP
-    laptop.link._transport.abort()  # no farewell
+    laptop.cut()
     with pytest.raises(ConnectionResetError):
         await client.ask()
     start = asyncio.get_running_loop().time()
@@ -152,6 +152,38 @@ async def test_a_link_that_stays_away_gives_everything_back(pod: Pod) -> None:
         while await ask_once() != APP:  # through the redirect the app sees the agent
             pass
     assert pod.tables() == ""
+
+
+async def test_connections_outlive_a_lost_transport(pod: Pod) -> None:
+    credentials = pod.pki.session("ann-1")
+    laptop = await Laptop.connect(pod, credentials, resume=True)
+    await laptop.engage(pod.pki.grant(credentials))
+    client = await Client.connect()
+    assert await client.ask() == LAPTOP
+    laptop.may_dial.clear()
+    laptop.cut()
+    asking = asyncio.ensure_future(client.ask("during"))  # noqa: TID251 - a test
+    assert await ask_once() == f"app {POD} hello", "new ones are not kept waiting"
+    laptop.may_dial.set()
+    assert await asking == "laptop during"
+    assert await ask_once() == LAPTOP
+    assert await client.ask() == LAPTOP
+    await client.close()
+
+
+async def test_a_suspended_link_gives_everything_back_in_time(pod: Pod) -> None:
+    credentials = pod.pki.session("ann-1")
+    laptop = await Laptop.connect(pod, credentials, resume=True)
+    await laptop.engage(pod.pki.grant(credentials))
+    laptop.may_dial.clear()
+    laptop.cut()
+    start = asyncio.get_running_loop().time()
+    async with deadline(15):
+        while await ask_once() != APP:
+            pass
+    assert 8.0 < asyncio.get_running_loop().time() - start < 13.0
+    assert pod.tables() == ""
+    assert await laptop.link.wait_closed()
 
 
 async def test_an_expired_grant_gives_everything_back(pod: Pod) -> None:

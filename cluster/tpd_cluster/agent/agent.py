@@ -25,6 +25,7 @@ from tpd_cluster.agent.redirect import Redirect, has_ipv6
 from tpd_core import grants as grant_rules
 from tpd_core.aio.errors import LinkClosed, StreamReset
 from tpd_core.aio.link import Link
+from tpd_core.aio.resume import LinkKeeper
 from tpd_core.aio.tasks import spawn
 from tpd_core.aio.tls import server_context
 from tpd_core.proto.link_pb2 import Grant, OpenRequest, SignedGrant
@@ -64,6 +65,7 @@ class Agent:
         self._peeks = Peeks(settings.pod_uid, settings.peek_token)
         redirect = Redirect(self._on_connection, node_ip=settings.node_ip, probe_ports=filtered_ports(settings.probes))
         self._attachments = Attachments(redirect)
+        self._keeper = _Keeper(self._attachments)
         self._links: set[Link] = set()
         self._handshakes = 0
         self._stop: asyncio.Future[str] = asyncio.get_running_loop().create_future()
@@ -141,12 +143,14 @@ class Agent:
     async def _serve_link(self, sock: socket.socket, tls: ssl.SSLContext) -> None:
         session = _Session(self)
         try:
-            link = await Link.accept(sock, tls=tls, on_open=session.on_open)
+            link = await Link.accept_or_resume(sock, self._keeper, tls=tls, on_open=session.on_open)
         except LinkClosed as error:
             _log.debug("no link: %s", error.reason)
             return
         finally:
             self._handshakes -= 1
+        if link is None:
+            return  # a known link has a connection again
         self._links.add(link)
         self._watch_idle()
         try:
@@ -203,6 +207,26 @@ class Agent:
             sock.close()  # the caller has gone already
             return
         spawn(connection.serve(), name="connection")
+
+
+class _Keeper(LinkKeeper):
+    """Keeps links that have lost their connection, and tells the attachments."""
+
+    def __init__(self, attachments: Attachments) -> None:
+        super().__init__()
+        self._attachments = attachments
+
+    def on_suspended(self, link: Link, reason: str) -> None:
+        """See LinkKeeper."""
+        super().on_suspended(link, reason)
+        self._attachments.suspended(link)
+        _log.info("link suspended", extra={"reason": reason})
+
+    def on_resumed(self, link: Link) -> None:
+        """See LinkKeeper."""
+        super().on_resumed(link)
+        if link.reason is None:  # the base class says so of links that end, too
+            self._attachments.resumed(link)
 
 
 class _Session:

@@ -5,9 +5,10 @@
        │                  │  └──────engage───────┘
        └──expiry, link lost─▶ gone ◀──disengage, expiry──┘
 
-While *engaged*, a link carries the attachment's connections. While *waiting*, its ports are still taken; a new
-connection waits a second for a link, then goes to the app. When it is *gone*, so are its ports, and with the last of
-them the redirect. A grant that is not renewed ends its attachment, whatever the link does.
+While *engaged*, a link carries the attachment's connections. While *waiting*, because the link is gone or has lost its
+connection (it may come back to that), its ports are still taken; a new connection waits a second, then goes to the
+app. When it is *gone*, so are its ports, and with the last of them the redirect. A grant that is not renewed ends its
+attachment, whatever the link does.
 """
 
 from __future__ import annotations
@@ -53,9 +54,9 @@ class Attachment:
 
     Attributes:
         grant: The newest.
-        link: What carries its connections, None while it waits for one.
+        link: What carries its connections, None when it is gone.
         existing: Connections that the app had when the attachment was first engaged; they stay with it.
-        linked: Set while `link` is there or when it is gone for good.
+        linked: Set while `link` can carry connections, and when there is no use in waiting.
         gone: It has given its ports back.
         counts: What became of the connections.
         connections: Those that the laptop answers, or is being asked to.
@@ -134,6 +135,7 @@ class Attachments:
         attachment.link, attachment.on_counts = link, on_counts
         attachment.linked.set()
         _cancel(attachment.loss)
+        attachment.loss = None
         self.renew(grant)
         _log.info("engaged", extra=_fields(grant))
         return attachment.existing
@@ -161,16 +163,32 @@ class Attachments:
         self._drop(attachment, "disengaged")
         await drain_connections(connections, drain)
 
+    def suspended(self, link: Link) -> None:
+        """A link has lost its connection and may get another: its attachments wait."""
+        for attachment in self._of(link):
+            self._wait(attachment)
+
+    def resumed(self, link: Link) -> None:
+        """The link has a connection again."""
+        for attachment in self._of(link):
+            _cancel(attachment.loss)
+            attachment.loss = None
+            attachment.linked.set()
+
     def lost(self, link: Link) -> None:
         """A link is gone: its attachments wait for another one."""
-        for attachment in self._attachments.values():
-            if attachment.link is link:
-                attachment.link, attachment.on_counts = None, None
-                attachment.linked.clear()
-                _cancel(attachment.loss)
-                attachment.loss = asyncio.get_running_loop().call_later(
-                    KEEP_WITHOUT_LINK, self._drop, attachment, "no link came back"
-                )
+        for attachment in self._of(link):
+            attachment.link, attachment.on_counts = None, None
+            self._wait(attachment)
+
+    def _of(self, link: Link) -> list[Attachment]:
+        return [attachment for attachment in self._attachments.values() if attachment.link is link]
+
+    def _wait(self, attachment: Attachment) -> None:
+        attachment.linked.clear()
+        if attachment.loss is None:
+            loop = asyncio.get_running_loop()
+            attachment.loss = loop.call_later(KEEP_WITHOUT_LINK, self._drop, attachment, "no link came back")
 
     async def close(self, drain: float) -> None:
         """Give everything back.

@@ -152,6 +152,7 @@ async def test_no_request_fails_and_probes_stay_with_the_app(session: Session, n
     async with attached(session, namespace) as (daemon, _):
         loop = asyncio.get_running_loop()
         with await loop.run_in_executor(None, namespace.steady, "http://orders/") as steady:
+            assert await loop.run_in_executor(None, namespace.origin, "orders") == "cluster"
             await daemon.engage()
             assert await loop.run_in_executor(None, namespace.origin, "orders") == "laptop"
             inbound = daemon.inbound[-1]
@@ -168,7 +169,8 @@ async def test_no_request_fails_and_probes_stay_with_the_app(session: Session, n
             assert await loop.run_in_executor(None, namespace.origin, "orders") == "cluster"
             result = await loop.run_in_executor(None, steady.end)
         assert not result["failures"], result
-        assert set(result["origins"]) == {"cluster", "laptop"}
+        assert set(result["fresh"]) == {"cluster", "laptop"}
+        assert set(result["kept"]) == {"cluster"}, "older connections stay with the app"
     assert namespace.restarts() == 0
     (pod,) = namespace.pods("orders")
     assert all(status["ready"] for status in pod["status"]["containerStatuses"])
