@@ -62,3 +62,7 @@ endif
 generate: .venv/ready ## regenerate the protobuf modules
 	PATH="$(CURDIR)/.venv/bin:$$PATH" $(PY) -m grpc_tools.protoc -I core --python_out=core --mypy_out=core core/tpd_core/proto/link.proto core/tpd_core/proto/control.proto
 	PATH="$(CURDIR)/.venv/bin:$$PATH" $(PY) -m grpc_tools.protoc -I core --grpc_python_out=core --mypy_grpc_out=core core/tpd_core/proto/control.proto
+
+.PHONY: docs
+docs: .venv/ready ## regenerate docs/reference.md
+	PYTHONPATH=. $(PY) -m docs.generate
