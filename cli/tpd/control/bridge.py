@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import signal
 import sys
 import tempfile
 from collections.abc import Awaitable, Callable
@@ -19,6 +17,7 @@ from types import TracebackType
 from typing import Self
 
 from tpd.engine.docker import docker_program
+from tpd.run.programs import end_process
 
 _COMMAND = ("python3", "-I", "-S", "-m", "tpd.daemon", "bridge")
 _CHUNK = 256 * 1024
@@ -107,18 +106,6 @@ class Bridge:
     async def _listen(self, stderr: asyncio.StreamReader) -> None:
         async for line in stderr:
             self.complaint = line.decode(errors="replace").strip() or self.complaint
-
-
-def end_process(process: asyncio.subprocess.Process) -> None:
-    """Kill a process that may have ended already.
-
-    Not by `Process.kill`, which reaps a process that has just ended and so leaves asyncio without its exit status.
-    """
-    with contextlib.suppress(ProcessLookupError):
-        if sys.platform == "win32":
-            process.kill()
-        elif process.returncode is None:
-            os.kill(process.pid, signal.SIGKILL)
 
 
 class _DoneError(Exception):

@@ -20,6 +20,7 @@ from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urlsplit
 
+from tpd.kube.kubeconfig import Entry, plain_settings, read_kubeconfig, select
 from tpd_core.errors import ConfigError
 
 KUBECONFIG_DEFAULT = "~/.kube/config"
@@ -65,7 +66,7 @@ class Login:
     async def headers(self) -> dict[str, str]:
         """Authorization headers, fresh: an expired token is renewed first (in a thread, plugins may take seconds)."""
         hook = getattr(self._settings, "refresh_api_key_hook", None)
-        if hook is not None and _expired(self._loader):
+        if hook is not None and self._loader is not None and _expired(self._loader):
             with _config_errors(self.context):
                 await asyncio.to_thread(hook, self._settings)
         token = self._settings.api_key.get("BearerToken")
@@ -84,30 +85,27 @@ def load_login(kubeconfig: str | None = None, context: str | None = None) -> Log
     """
     paths = kubeconfig or os.environ.get("KUBECONFIG") or KUBECONFIG_DEFAULT
     _require_file(paths, kubeconfig is not None)
+    entry = select(read_kubeconfig(paths), context)
+    if entry.needs_plugin:
+        return _load_with_package(paths, entry)
+    settings = SimpleNamespace(api_key={})
+    with tempfile.TemporaryDirectory(prefix="tpd-kube-") as scratch, _config_errors(paths):
+        plain_settings(entry, settings, Path(scratch))
+        return _login(entry, settings, None)
+
+
+def _load_with_package(paths: str, entry: Entry) -> Login:
+    # Half a second to load, so only for the logins that need it.
     from kubernetes.config import kube_config
 
     package: Any = kube_config  # it has no annotations
     with _config_errors(paths):
         merger = package.KubeConfigMerger(paths)
-        if merger.config is None:
-            raise ConfigError(f"the kubeconfig {paths!r} is empty")
-        name = context or merger.config.safe_get("current-context")
-        known = [item["name"] for item in merger.config.value.get("contexts") or []]
-        if not name:
-            raise ConfigError(
-                f"the kubeconfig {paths!r} selects no context",
-                hint=f"Pass --context with one of: {', '.join(known)}." if known else "",
-            )
-        if name not in known:
-            raise ConfigError(
-                f"there is no context {name!r} in the kubeconfig {paths!r}",
-                hint=f"It has: {', '.join(sorted(known))}." if known else "It has none.",
-            )
-        # Client keys that the file carries inline pass through files: a directory of our own, emptied at once.
+        # Client keys that a plugin hands out pass through files: a directory of our own, emptied at once.
         with tempfile.TemporaryDirectory(prefix="tpd-kube-") as scratch:
             loader = package.KubeConfigLoader(
                 config_dict=merger.config,
-                active_context=name,
+                active_context=entry.name,
                 config_base_path=None,
                 config_persister=merger.save_changes,
                 temp_file_path=scratch,
@@ -116,17 +114,17 @@ def load_login(kubeconfig: str | None = None, context: str | None = None) -> Log
             with _spoken_errors() as spoken:
                 loader.load_and_set(settings)
             if spoken:
-                raise ConfigError(f"the login of context {name!r} failed: {spoken[-1]}")
+                raise ConfigError(f"the login of context {entry.name!r} failed: {spoken[-1]}")
             try:
-                return _login(name, loader, settings)
+                return _login(entry, settings, loader)
             finally:
                 vars(package)["_temp_files"].clear()  # it would hand out the removed files' names again
 
 
-def _login(name: str, loader: Any, settings: SimpleNamespace) -> Login:
+def _login(entry: Entry, settings: SimpleNamespace, loader: Any) -> Login:
     server = getattr(settings, "host", "")
     if not server:
-        raise ConfigError(f"the context {name!r} names a cluster without a server")
+        raise ConfigError(f"the context {entry.name!r} names a cluster without a server")
     verify = bool(getattr(settings, "verify_ssl", True))
     ca_file = getattr(settings, "ssl_ca_cert", None)
     ca = Path(ca_file).read_bytes() if ca_file else b""
@@ -137,8 +135,8 @@ def _login(name: str, loader: Any, settings: SimpleNamespace) -> Login:
         )
     return Login(
         server=server,
-        context=name,
-        namespace=loader.current_context["context"].get("namespace") or "default",
+        context=entry.name,
+        namespace=entry.namespace,
         ssl=tls,
         ca=ca,
         tls_server_name=getattr(settings, "tls_server_name", None),
@@ -192,17 +190,15 @@ def _expired(loader: Any) -> bool:
 
 @contextlib.contextmanager
 def _config_errors(what: str) -> Iterator[None]:
-    from kubernetes.config import ConfigException
-
     try:
         yield
-    except ConfigException as error:
-        raise ConfigError(f"the kubeconfig cannot be used ({what}): {error}") from error
+    except ConfigError:
+        raise
     except FileNotFoundError as error:
         raise ConfigError(f"the kubeconfig {what!r} needs {error.filename!r}, which is not there") from error
     except PermissionError as error:
         raise ConfigError(f"the kubeconfig {what!r} cannot be read: {error}") from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except Exception as error:  # also the package's ConfigException, which is nobody's subclass
         raise ConfigError(f"the kubeconfig {what!r} cannot be used: {error}") from error
 
 

@@ -22,14 +22,13 @@ from tpd.kube.session import session_name
 from tpd.kube.targets import Target as Workload
 from tpd.run.child import Child
 from tpd.run.environment import child_base
-from tpd.run.frame import Ground, Run, choose_volumes, report_attached, survey
+from tpd.run.frame import Ground, Run, choose_volumes, report_attached, survey, upstreams_of
 from tpd.run.handover import Watcher
 from tpd.run.options import RunOptions
-from tpd.run.programs import output, quietly
+from tpd.run.programs import Program, quietly
 from tpd.run.seat import Attached, SeatPlan
 from tpd.run.signals import Signals
 from tpd.run.state import SeatRecord
-from tpd_core.errors import UserError
 
 _SERVICE_LABEL = "com.docker.compose.service"
 
@@ -38,31 +37,33 @@ async def run_compose(
     options: RunOptions,
     specs: Sequence[InterceptSpec],
     command: ComposeCommand,
+    reading: Program,
     report: Reporter,
     signals: Signals,
 ) -> int:
     """Carry out the run; returns the child's exit status.
 
+    Args:
+        reading: `command.config_argv()`, under way.
+
     Raises:
         TpdError: Something stands in the way; nothing is left behind.
     """
-    if not command.starts:
-        raise UserError(
-            f"`docker compose {command.subcommand}` starts nothing that could take a workload's place",
-            hint=f"Run it without tpd: docker compose {command.subcommand}.",
-        )
     directory = project_directory(command, Path.cwd(), os.environ)
     async with contextlib.AsyncExitStack() as stack:
         with report.step("checking cluster, engine and compose file"):
             async with asyncio.TaskGroup() as group:
-                reading = group.create_task(_compose_json(command))
+                project_json = group.create_task(reading.output("read the compose project"))
                 naming = group.create_task(_enabled(command))
                 surveying = group.create_task(
                     stack.enter_async_context(survey(options.cluster, options.images, specs, options.container))
                 )
-            config, ground, enabled = reading.result(), surveying.result(), naming.result()
-        services = list(config.get("services") or {})
-        mapped = map_services([spec for spec, _ in ground.targets], services)
+            config: dict[str, Any] = json.loads(project_json.result())
+            ground, enabled = surveying.result(), naming.result()
+        services: dict[str, Any] = config.get("services") or {}
+        if enabled is None:
+            enabled = _by_profiles(command, services)
+        mapped = map_services([spec for spec, _ in ground.targets], list(services))
         targets = {service: target for (_, service), (_, target) in zip(mapped, ground.targets, strict=True)}
         project = _Project(options, command, config, enabled, ground, targets)
         run = Run.begin(session_name(), ground, report, options.cluster, "run")
@@ -132,7 +133,7 @@ class _Project:
             if outside:
                 await quietly(command.stop_argv(file, plan, str(directory), outside), "stop the services")
             await quietly(command.prepare_argv(file, plan, str(directory)), "start tpd's containers")
-        await run.sit(stack, self._seats(plan, choice.volumes is not None))
+        await run.sit(stack, await self._seats(plan, choice.volumes is not None))
         with report.step(f"engaging {', '.join(self._targets)}"):
             attached = await run.engage()
         report_attached(run, attached)
@@ -155,7 +156,7 @@ class _Project:
             await watcher.take_over()
         return status
 
-    def _seats(self, plan: Plan, mount: bool) -> list[tuple[SeatRecord, SeatPlan]]:
+    async def _seats(self, plan: Plan, mount: bool) -> list[tuple[SeatRecord, SeatPlan]]:
         seats = []
         for namespace in plan.namespaces:
             record = SeatRecord(
@@ -166,7 +167,7 @@ class _Project:
                 targets=tuple(self._targets[service] for service in namespace.targets),
                 mount=mount,
                 transports=self._options.transports,
-                dns_upstreams=namespace.dns_upstreams or self._ground.upstreams,
+                dns_upstreams=await upstreams_of(self._ground, namespace.dns_upstreams),
                 local_names=plan.local_names,
                 remote_names=plan.remote_names,
             )
@@ -198,16 +199,20 @@ def _outside(engine: Engine, plan: Plan) -> list[str]:
     return sorted(found)
 
 
-async def _compose_json(command: ComposeCommand) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(await _ask(command.config_argv(), command))
-    return content
+async def _enabled(command: ComposeCommand) -> list[str] | None:
+    """The services that the user's profiles enable, where the command means all of them; None: by `_by_profiles`."""
+    if not command.wants_services:
+        return []
+    if "-" in command.files:
+        return None  # standard input can be read once
+    async with await Program.begin(command.services_argv()) as naming:
+        return (await naming.output("list the project's services")).split()
 
 
-async def _enabled(command: ComposeCommand) -> list[str]:
-    """The services that the user's profiles enable, where the command means all of them."""
-    return (await _ask(command.services_argv(), command)).split() if command.wants_services else []
-
-
-async def _ask(argv: Sequence[str], command: ComposeCommand) -> str:
-    stdin = None if "-" in command.files else asyncio.subprocess.DEVNULL
-    return await output(argv, "read the compose project", stdin=stdin)
+def _by_profiles(command: ComposeCommand, services: Mapping[str, Any]) -> list[str]:
+    active = {*command.options.values("profile"), *os.environ.get("COMPOSE_PROFILES", "").split(",")}
+    return [
+        name
+        for name, service in services.items()
+        if not service.get("profiles") or "*" in active or active.intersection(service["profiles"])
+    ]

@@ -12,7 +12,7 @@ from tpd.compose.argv import parse_child
 from tpd.compose.dockerrun import RunCommand, RunRequest, plan_run
 from tpd.compose.model import labels
 from tpd.kube.session import session_name
-from tpd.run.frame import Run, survey
+from tpd.run.frame import Run, survey, upstreams_of
 from tpd.run.handover import Watcher
 from tpd.run.options import ClusterOptions, ImageOptions
 from tpd.run.programs import quietly
@@ -96,7 +96,7 @@ async def _carry_out(
         targets=(),
         mount=False,
         transports=transports,
-        dns_upstreams=plan.dns_upstreams or run.ground.upstreams,
+        dns_upstreams=await upstreams_of(run.ground, plan.dns_upstreams),
     )
     await run.sit(stack, [(record, seat)])
     watcher = await stack.enter_async_context(Watcher(run))

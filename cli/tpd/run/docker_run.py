@@ -15,7 +15,7 @@ from tpd.compose.spec import InterceptSpec
 from tpd.kube.session import session_name
 from tpd.run.child import Child
 from tpd.run.environment import child_base
-from tpd.run.frame import Ground, Run, choose_volumes, report_attached, survey
+from tpd.run.frame import Ground, Run, choose_volumes, report_attached, survey, upstreams_of
 from tpd.run.handover import Watcher
 from tpd.run.options import RunOptions
 from tpd.run.programs import quietly
@@ -109,7 +109,7 @@ async def _carry_out(
         targets=(target,),
         mount=request.volumes is not None,
         transports=options.transports,
-        dns_upstreams=plan.dns_upstreams or ground.upstreams,
+        dns_upstreams=await upstreams_of(ground, plan.dns_upstreams),
         local_names=(command.name,) if command.name else (),
     )
     await run.sit(stack, [(record, seat)])

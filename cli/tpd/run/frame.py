@@ -38,7 +38,7 @@ class Ground:
 
     Attributes:
         volumes: Whether any target has volumes that could be mounted.
-        upstreams: The engine's own DNS servers.
+        upstreams: The engine's own DNS servers, being found out meanwhile.
     """
 
     engine: Engine
@@ -47,7 +47,7 @@ class Ground:
     namespace: str
     targets: tuple[tuple[InterceptSpec, Target], ...]
     volumes: bool
-    upstreams: tuple[str, ...]
+    upstreams: asyncio.Task[tuple[str, ...]] | None = None
 
 
 @contextlib.asynccontextmanager
@@ -69,14 +69,22 @@ async def survey(
             group.create_task(require_manager(api, options.manager_namespace))
             namespace = options.namespace or login.namespace
             targets_task = group.create_task(_targets(api, namespace, specs, container))
-        engine, info, running, upstreams = engine_task.result()
+        engine, info, running = engine_task.result()
         stack.callback(engine.close)
+        upstreams = spawn(
+            asyncio.to_thread(engine.dns_servers, images.images.daemon), name="upstreams", on_error=lambda error: None
+        )
+        stack.push_async_callback(asyncio.wait, [upstreams])
         found = targets_task.result()
         cluster = Cluster(login, api, identity_task.result(), options.manager_namespace, find_reach(login, running))
         volumes = any(_has_volumes(workload, target) for _, target, workload in found)
-        yield Ground(
-            engine, info, cluster, namespace, tuple((spec, target) for spec, target, _ in found), volumes, upstreams
-        )
+        targets = tuple((spec, target) for spec, target, _ in found)
+        yield Ground(engine, info, cluster, namespace, targets, volumes, upstreams)
+
+
+async def upstreams_of(ground: Ground, given: tuple[str, ...]) -> tuple[str, ...]:
+    """DNS servers for names that are not the cluster's: the user's, else the engine's."""
+    return given or (await ground.upstreams if ground.upstreams is not None else ())
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,12 +259,12 @@ def remove_containers(engine: Engine, run: str) -> int:
     return len(ours)
 
 
-async def _engine(images: ImageOptions) -> tuple[Engine, dict[str, Any], list[dict[str, Any]], tuple[str, ...]]:
-    def look() -> tuple[Engine, dict[str, Any], list[dict[str, Any]], tuple[str, ...]]:
+async def _engine(images: ImageOptions) -> tuple[Engine, dict[str, Any], list[dict[str, Any]]]:
+    def look() -> tuple[Engine, dict[str, Any], list[dict[str, Any]]]:
         engine = Engine()
         for image in (images.images.anchor, images.images.daemon):
             engine.ensure_image(image)
-        return engine, engine.info(), engine.containers({}, running=True), engine.dns_servers(images.images.daemon)
+        return engine, engine.info(), engine.containers({}, running=True)
 
     return await asyncio.to_thread(look)
 

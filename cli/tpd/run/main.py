@@ -8,6 +8,7 @@ from tpd.cli.report import Reporter
 from tpd.compose.argv import ComposeCommand, parse_child
 from tpd.compose.spec import merge_specs, parse_intercept
 from tpd.run.options import RunOptions
+from tpd.run.programs import Program
 from tpd.run.signals import Signals
 from tpd_core.errors import UserError
 
@@ -28,9 +29,13 @@ async def run(options: RunOptions, report: Reporter) -> int:
     with Signals() as signals:
         try:
             if isinstance(command, ComposeCommand):
-                from tpd.run.compose_run import run_compose
+                _require_start(command)
+                stdin = None if "-" in command.files else asyncio.subprocess.DEVNULL
+                async with await Program.begin(command.config_argv(), stdin=stdin) as reading:
+                    # Loading takes as long as compose takes to read the project: both at once.
+                    from tpd.run.compose_run import run_compose
 
-                return await run_compose(options, specs, command, report, signals)
+                    return await run_compose(options, specs, command, reading, report, signals)
             from tpd.run.docker_run import run_docker
 
             return await run_docker(options, specs, command, report, signals)
@@ -38,3 +43,11 @@ async def run(options: RunOptions, report: Reporter) -> int:
             if signals.received is None:
                 raise
             return 128 + signals.received
+
+
+def _require_start(command: ComposeCommand) -> None:
+    if not command.starts:
+        raise UserError(
+            f"`docker compose {command.subcommand}` starts nothing that could take a workload's place",
+            hint=f"Run it without tpd: docker compose {command.subcommand}.",
+        )

@@ -46,7 +46,7 @@ async def watch(directory: RunDirectory, report: Reporter) -> int:
         running = await asyncio.to_thread(engine.containers, {}, running=True)
         identity = await who_am_i(api)
         cluster = Cluster(login, api, identity, record.manager_namespace, find_reach(login, running))
-        ground = Ground(engine, {}, cluster, record.namespace, (), record.mount, ())
+        ground = Ground(engine, {}, cluster, record.namespace, (), record.mount)
         with Signals() as signals:
             run = Run.taken_over(directory, record, ground, report)
             ended = asyncio.Event()
@@ -126,7 +126,6 @@ def _say_ready() -> None:
 def main() -> int:
     """The process."""
     import grpc.aio  # noqa: F401  (what takes long to load is loaded while there is time)
-    import kubernetes.config.kube_config  # noqa: F401
 
     report = Reporter()
     if not sys.stdin.readline():
