@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 _LINGER_ZERO = b"\1\0\0\0\0\0\0\0"  # struct linger: close sends RST
 _BUFFER = 128 << 10
+_scratch = memoryview(bytearray(_BUFFER))
+"""Every relay reads into this and copies only what its target does not take at once. One loop a process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +67,7 @@ async def relay(a: socket.socket, b: socket.socket, *, head: bytes = b"") -> Rel
 class _Direction:
     """One direction: either reads or, while the target is full, writes; never both."""
 
-    __slots__ = ("_failed", "_finished", "_left", "_loop", "_source", "_target", "_view", "carried", "finished")
+    __slots__ = ("_failed", "_finished", "_left", "_loop", "_source", "_target", "carried", "finished")
 
     def __init__(
         self, source: socket.socket, target: socket.socket, finished: Callable[[], None], failed: Callable[[], None]
@@ -73,7 +75,6 @@ class _Direction:
         self._source, self._target = source, target
         self._finished, self._failed = finished, failed
         self._loop = asyncio.get_running_loop()
-        self._view = memoryview(bytearray(_BUFFER))
         self._left = memoryview(b"")
         self.carried = 0
         self.finished = False
@@ -91,20 +92,21 @@ class _Direction:
 
     def _readable(self) -> None:
         try:
-            size = self._source.recv_into(self._view)
+            size = self._source.recv_into(_scratch)
             if not size:
                 self._loop.remove_reader(self._source)
                 self._target.shutdown(socket.SHUT_WR)
                 self.finished = True
                 self._finished()
                 return
-            self._left = self._view[:size]
+            self._left = _scratch[:size]
             self._send()
         except (BlockingIOError, InterruptedError):
             pass
         except OSError:
             self._failed()
         if self._left:
+            self._left = memoryview(bytes(self._left))
             self._loop.remove_reader(self._source)
             self._loop.add_writer(self._target, self._writable)
 
