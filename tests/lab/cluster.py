@@ -164,6 +164,16 @@ def load(archive: Path) -> None:
     run("docker", "exec", NODE, "/opt/lab/load.sh", f"/images/{archive.name}")
 
 
+def renew(layout: Layout, image: str) -> None:
+    """End what runs an older build of `tpd-manager` or `tpd-agent` behind the same tag."""
+    tpd = kubectl(layout, "-n", "tpd")
+    if image == "tpd-manager" and succeeds(*tpd, "get", "statefulset/tpd-manager"):
+        run(*tpd, "rollout", "restart", "statefulset/tpd-manager")
+        run(*tpd, "rollout", "status", "statefulset/tpd-manager", f"--timeout={READY_SECONDS}s")
+    if image == "tpd-agent" and succeeds(*tpd, "get", "configmap/tpd-agents"):
+        run(*tpd, "annotate", "--overwrite", "configmap/tpd-agents", "tpd.dev/stop-agents=*")
+
+
 def _start(layout: Layout) -> None:
     remove()
     layout.kubeconfig.unlink(missing_ok=True)

@@ -117,6 +117,7 @@ def load(layout: Layout, progress: Progress, names: Sequence[str]) -> None:
             if known.get(archive.stem) != archive.with_suffix(".id").read_text():
                 with progress.step(f"load {name} into the node"):
                     cluster.load(archive)
+                    cluster.renew(layout, name.split(":")[0])
     if rootless.answers():
         host = rootless.docker_host()
         for name in outside(CLUSTER_ONLY, names):

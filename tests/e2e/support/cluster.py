@@ -74,6 +74,7 @@ class Namespace:
         ports = ports or {"http": 8080}
         self.cluster.apply(*workload(self.name, name, replicas, ports, volume, extra_env or {}))
         self.kubectl("rollout", "status", f"deployment/{name}", "--timeout=120s", timeout=150)
+        self.await_origin(name, "cluster")  # kube-proxy may be behind
 
     def start_caller(self) -> None:
         pod = {
@@ -100,6 +101,11 @@ class Namespace:
         out = self.kubectl("exec", "caller", "--", "python3", "-c", ASK, method, url, body)
         return json.loads(out)
 
+    def try_origin(self, service: str) -> str:
+        """Who answers at a service, or an empty string where nobody does."""
+        out = self.kubectl("exec", "caller", "--", "python3", "-c", ASK, "GET", f"http://{service}/", "", check=False)
+        return str(json.loads(out)["origin"]) if out else ""
+
     def look(self, service: str, what: str, argument: str) -> Any:
         """An answer of the test workload's behind `service`, see echo.py."""
         return self.ask(f"http://{service}/{what}?{quote(argument, safe='')}")
@@ -110,7 +116,7 @@ class Namespace:
 
     def await_origin(self, service: str, origin: str, timeout: float = 30) -> None:
         until(
-            lambda: self.origin(service),
+            lambda: self.try_origin(service),
             lambda got: got == origin,
             timeout=timeout,
             what=f"{service} answered by {origin}",
