@@ -3,31 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
-from typing import Any
+from collections.abc import Callable
 
 
 class Changes:
-    """Rings on every change; several changes in one turn of the loop are one ring."""
+    """Rings on every change; several changes in one turn of the loop are one ring.
+
+    Attributes:
+        bell: Set by the next change; every change has its own. Who takes it before looking misses nothing.
+    """
 
     def __init__(self) -> None:
-        self._bell = asyncio.Event()
+        self.bell = asyncio.Event()
 
     def ring(self) -> None:
         """Something changed."""
-        bell, self._bell = self._bell, asyncio.Event()
+        bell, self.bell = self.bell, asyncio.Event()
         bell.set()
-
-    def wait(self) -> Coroutine[Any, Any, object]:
-        """Until the next change after this call, even if it comes before the result is awaited."""
-        return self._bell.wait()
 
     async def until(self, condition: Callable[[], bool], timeout: float | None) -> bool:
         """Wait until `condition` holds; False when it does not within `timeout` seconds."""
         try:
             async with asyncio.timeout(timeout):
                 while not condition():
-                    await self.wait()
+                    await self.bell.wait()
         except TimeoutError:
             return condition()
         return True

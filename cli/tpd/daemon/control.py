@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 from collections.abc import AsyncIterator
@@ -84,12 +83,9 @@ class ControlService(control_pb2_grpc.DaemonServicer):
         self, request: control_pb2.Empty, context: Context
     ) -> AsyncIterator[control_pb2.State]:
         while True:
-            rung = asyncio.ensure_future(self._daemon.changes.wait())  # noqa: TID251 - cancelled below
-            try:
-                yield self._daemon.state()
-                await rung
-            finally:
-                rung.cancel()
+            bell = self._daemon.changes.bell  # before the state, so that no change in between is missed
+            yield self._daemon.state()
+            await bell.wait()
 
     async def Relay(  # noqa: N802
         self, request_iterator: AsyncIterator[control_pb2.RelayChunk], context: Context
