@@ -168,9 +168,10 @@ class Demo:
             settings["signing_key"] == before["settings"]["signing_key"],
             "it reads the Secret's file on the workload's volume",
         )
-        journal = json.dumps(settings["journal"])
+        journal = settings["journal"]
         self.require(
-            "cluster" in journal and "laptop" in journal,
+            before["settings"]["journal"][-1] in journal
+            and f"laptop/{orders['answered_by']['hostname']}" in journal[-1],
             "it reads and writes the journal on the cluster's volume (PVC)",
         )
         self.require(
@@ -196,6 +197,7 @@ class Demo:
         page = self.overview(quiet=False)
         print(f"  orders: {self.answered(page)}")
         self.require(page["orders"]["answered_by"]["origin"] == "cluster", "the cluster's own orders answers again")
+        self.require("laptop/" in page["settings"]["journal"][-1], "it finds what the laptop wrote on its volume")
         pods = json.loads(self.command([*self.kubectl, "-n", NAMESPACE, "get", "pods", "-o", "json"], quiet=True))[
             "items"
         ]
