@@ -32,7 +32,8 @@ def examples() -> Iterator[tuple[str, str, str]]:
     """Title, explanation and JSON text of each."""
     yield (
         "Output of tpd run, tpd intercept and tpd connect",
-        "One object a line, on stderr, which leaves stdout to the command that is run. `time` is in Unix seconds. "
+        "One object a line, on stderr. What the command behind `--` writes to stderr stands between them; stdout is all "
+        "its own. `time` is in Unix seconds. "
         "`environment` lists names; values are never written.",
         "\n".join(_events()),
     )

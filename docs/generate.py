@@ -137,7 +137,7 @@ def _exit_codes() -> str:
         ("0", "done; `tpd run` and `tpd intercept ... -- docker run` end with their command's own status"),
         *((str(item.exit_code), f"`{item.value}`: {_EXIT[item]}") for item in Category),
         ("130", "ended by Ctrl-C"),
-        ("143", "ended by SIGTERM"),
+        ("128 + N", "ended by signal N, as in 143 for SIGTERM"),
     ]
     head = "## Exit codes\n\nErrors have a category, which decides the exit code and stands in the JSON as well.\n"
     return f"{head}\n{_table(('code', 'meaning'), rows)}"
