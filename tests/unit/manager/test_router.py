@@ -58,7 +58,7 @@ async def test_a_hello_in_pieces_is_read_and_left_where_it_was() -> None:
         assert right.recv(65536) == data
 
 
-@pytest.mark.parametrize("data", [b"GET / HTTP/1.1\r\n\r\n", hello("x.tpd")[:50], b""])
+@pytest.mark.parametrize("data", [b"GET / HTTP/1.1\r\n\r\n", hello("x.tpd")[:50], b""], ids=["http", "half", "nothing"])
 async def test_what_is_no_hello_ends(data: bytes) -> None:
     left, right = pair()
     with right:
