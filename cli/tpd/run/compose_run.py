@@ -22,13 +22,14 @@ from tpd.kube.session import session_name
 from tpd.kube.targets import Target as Workload
 from tpd.run.child import Child
 from tpd.run.environment import child_base
-from tpd.run.frame import Ground, Run, choose_volumes, report_attached, survey, upstreams_of
+from tpd.run.frame import Ground, Run, choose_volumes, survey, upstreams_of
 from tpd.run.handover import Watcher
 from tpd.run.options import RunOptions
 from tpd.run.programs import Program, quietly
 from tpd.run.seat import Attached, SeatPlan
 from tpd.run.signals import Signals
 from tpd.run.state import SeatRecord
+from tpd.run.tell import report_attached
 
 _SERVICE_LABEL = "com.docker.compose.service"
 
@@ -136,7 +137,7 @@ class _Project:
         await run.sit(stack, await self._seats(plan, choice.volumes is not None))
         with report.step(f"engaging {', '.join(self._targets)}"):
             attached = await run.engage()
-        report_attached(run, attached)
+        report_attached(report, attached, mount=run.record.mount)
         filled = tuple(
             _filled(service, [item for item in attached if item.target == target])
             for service, target in self._targets.items()

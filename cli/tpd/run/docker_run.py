@@ -15,13 +15,14 @@ from tpd.compose.spec import InterceptSpec
 from tpd.kube.session import session_name
 from tpd.run.child import Child
 from tpd.run.environment import child_base
-from tpd.run.frame import Ground, Run, choose_volumes, report_attached, survey, upstreams_of
+from tpd.run.frame import Ground, Run, choose_volumes, survey, upstreams_of
 from tpd.run.handover import Watcher
 from tpd.run.options import RunOptions
 from tpd.run.programs import quietly
 from tpd.run.seat import Attached, SeatPlan
 from tpd.run.signals import Signals
 from tpd.run.state import SeatRecord
+from tpd.run.tell import report_attached
 from tpd_core.errors import UserError
 
 
@@ -115,7 +116,7 @@ async def _carry_out(
     await run.sit(stack, [(record, seat)])
     with report.step(f"engaging {target}"):
         attached = await run.engage()
-    report_attached(run, attached)
+    report_attached(report, attached, mount=run.record.mount)
     plan = plan_run(command, _filled(request, attached))
     for note in plan.notes:
         report.note(note)

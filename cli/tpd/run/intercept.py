@@ -21,11 +21,11 @@ from tpd.kube.targets import resolve_target
 from tpd.kube.workloads import find_workload, list_services
 from tpd.run.child import Child
 from tpd.run.environment import child_base
-from tpd.run.frame import described, event_of
 from tpd.run.options import ImageOptions
 from tpd.run.seat import ATTACH_SECONDS, DRAIN_SECONDS, Attached
 from tpd.run.signals import Signals
 from tpd.run.state import AttachmentRecord, RunDirectory, RunRecord, all_runs
+from tpd.run.tell import report_attached
 from tpd_core.errors import ClusterError, UserError
 from tpd_core.kube import SESSIONS, ApiClient, NotFound
 
@@ -91,7 +91,7 @@ async def intercept(
             try:
                 with report.step(f"engaging {spec.workload}"):
                     attached = await _attach(api, client, record, spec, where, container)
-                report.say(described(attached), "intercepting", **event_of(attached))
+                report_attached(report, [attached], mount=False)
                 if env_file:
                     _write_environment(Path(env_file), attached, record, images)
                 if command is None:

@@ -10,17 +10,11 @@ from typing import Any
 from tpd.control.client import DaemonClient, wait_state
 from tpd.engine.docker import Engine
 from tpd.run.state import RunDirectory, RunRecord, SeatRecord
+from tpd.run.tell import TRANSPORTS
 from tpd_core.errors import TpdError
 from tpd_core.proto import control_pb2
 
 _PATIENCE = 5.0  # seconds
-TRANSPORTS = {
-    control_pb2.TRANSPORT_UNSPECIFIED: ("none", "nothing"),
-    control_pb2.TRANSPORT_ENDPOINT: ("endpoint", "the manager's endpoint"),
-    control_pb2.TRANSPORT_API_SERVER: ("api-server", "the API server"),
-    control_pb2.TRANSPORT_RELAY: ("relay", "a relay of this computer's"),
-}
-"""What the link goes through, for programs and for people."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -91,6 +91,7 @@ class Attached:
     target: Target
     record: AttachmentRecord
     reply: control_pb2.AttachReply
+    transport: int = control_pb2.TRANSPORT_UNSPECIFIED
 
 
 class Seat:
@@ -224,10 +225,11 @@ class Seat:
             (target, attachment_body(session.name, session.uid, cluster.identity.user, target, mount=self.plan.mount))
             for target in targets
         ]
-        _, *created = await asyncio.gather(
+        connected, *created = await asyncio.gather(
             self.client.connect(request, CONNECT_SECONDS),
             *(create_attachment(cluster.api, target.namespace, body) for target, body in objects),
         )
+        transport = int(connected.transport)
         records = []
         for (target, _), item in zip(objects, created, strict=True):
             meta = item["metadata"]
@@ -243,7 +245,7 @@ class Seat:
             *(self.client.attach(record.uid, mount=self.plan.mount, timeout=ATTACH_SECONDS) for record in records)
         )
         return [
-            Attached(target, record, reply)
+            Attached(target, record, reply, transport)
             for (target, _), record, reply in zip(objects, records, replies, strict=True)
         ]
 
