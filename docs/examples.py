@@ -17,10 +17,10 @@ from tpd.cli.main import app
 from tpd.cli.report import Format, Reporter
 from tpd.cli.workloads import _row as workload_row
 from tpd.kube.targets import Target, TargetPort
-from tpd.run.frame import event_of
 from tpd.run.look import RunView, SeatView
 from tpd.run.seat import Attached
 from tpd.run.state import AttachmentRecord, RunRecord, SeatRecord
+from tpd.run.tell import event_of
 from tpd_core.errors import ClusterError
 from tpd_core.proto import control_pb2, link_pb2
 
@@ -32,8 +32,8 @@ def examples() -> Iterator[tuple[str, str, str]]:
     """Title, explanation and JSON text of each."""
     yield (
         "Output of tpd run, tpd intercept and tpd connect",
-        "One object a line, on stderr. What the command behind `--` writes to stderr stands between them; stdout is all "
-        "its own. `time` is in Unix seconds. "
+        "One object a line, on stderr. What the command behind `--` writes to stderr stands between them; stdout is "
+        "all its own. `time` is in Unix seconds. "
         "`environment` lists names; values are never written.",
         "\n".join(_events()),
     )
@@ -73,7 +73,7 @@ def _attached() -> Attached:
     target = Target("Deployment", "orders", "shop", "orders", ((port, 8080),))
     record = AttachmentRecord("shop", "orders-ada-laptop-1a2b3c", "uid", str(target), "orders", [(8080, 8080)])
     reply = control_pb2.AttachReply(attachment=_status_of(), environment={"DB_HOST": "", "DB_PASSWORD": ""})
-    return Attached(target, record, reply)
+    return Attached(target, record, reply, transport=control_pb2.TRANSPORT_ENDPOINT)
 
 
 def _status_of() -> control_pb2.AttachmentStatus:

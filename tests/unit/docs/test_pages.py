@@ -86,7 +86,7 @@ _OTHERS = (
 )  # Kubernetes' and compose's words
 _VARYING = (
     r"(?<!\w)'[^']*'|\b[A-Z]\b|\.\.\.|[(),;:/]|\d+"
-    r"|\b(?:orders|deployment|workload|docker compose ps|read the compose project)\b"
+    r"|\b(?:orders|deployment|workload|docker compose ps|read the compose project|start tpd's containers)\b"
 )
 
 
