@@ -6,8 +6,10 @@ import ssl
 from functools import partial
 
 from tpd.daemon.transports.base import Opened
-from tpd_core.errors import NetworkError, TpdError
+from tpd_core.errors import ClusterError, NetworkError, TpdError
 from tpd_core.proto import control_pb2
+
+_TIMEOUT = 4.0  # seconds; a network that has just come back is met by the next attempt, not this one
 
 
 class ApiServerTransport:
@@ -53,10 +55,9 @@ class ApiServerTransport:
             self._pods.remove(pod)
             self._pods.append(pod)
             try:
-                forward = await PortForward.open(
-                    access, PodPort(self._api.manager_namespace, pod, self._api.manager_port)
-                )
-            except TpdError as error:
+                target = PodPort(self._api.manager_namespace, pod, self._api.manager_port)
+                forward = await PortForward.open(access, target, timeout=_TIMEOUT)
+            except ClusterError as error:  # this pod; anything else is true of all of them
                 failure = error
             else:
                 return Opened(forward.socket, self.kind, partial(getattr, forward, "problem"))

@@ -10,7 +10,7 @@ from tpd.daemon.transports.base import Opened
 from tpd_core.errors import NetworkError
 from tpd_core.proto import control_pb2
 
-_TIMEOUT = 3.0  # seconds for one address
+_TIMEOUT = 2.0  # seconds for one address; a network that has just come back is met by the next attempt, not this one
 
 
 class EndpointTransport:

@@ -18,7 +18,7 @@ from tpd_core.aio.tasks import cancel_and_wait, spawn
 from tpd_core.errors import NetworkError, UserError
 from tpd_core.proto import control_pb2
 
-_TIMEOUT = 10.0  # seconds until the CLI must have come
+_TIMEOUT = 4.0  # seconds until the CLI must have come
 _CHUNK = 64 * 1024
 
 
