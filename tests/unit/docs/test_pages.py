@@ -38,6 +38,13 @@ def test_links_lead_somewhere(page: Path) -> None:
     assert not broken
 
 
+def test_every_page_is_in_the_index() -> None:
+    index = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
+    linked = {(ROOT / "docs" / link).resolve() for link in _LINK.findall(index)}
+    pages = {page for page in (ROOT / "docs").rglob("*.md") if page.name != "README.md"}
+    assert pages <= linked
+
+
 @pytest.mark.parametrize("page", PAGES, ids=_name)
 def test_command_lines_are_taken(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TPD_MANAGER_NAMESPACE", raising=False)
