@@ -119,7 +119,8 @@ class _Project:
             images=self._options.images.images,
             volumes=choice.volumes,
             remote=self._options.remote,
-            gate=not command.abort_on_exit,
+            # The daemon has answered that all is in place before the child starts: nothing is left to wait for.
+            gate=False,
             separator=command.separator(os.environ),
         )
         plan = transform(self._config, request)
