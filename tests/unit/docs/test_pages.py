@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[3]
 FOLDERS = ("docs", "tests", "compose", "changelog.d")
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted(page for folder in FOLDERS for page in (ROOT / folder).rglob("*.md"))]
 
-_LINK = re.compile(r"\[[^\]\n]*\]\(([^()\s]+)\)")
+_LINK = re.compile(r"\[[^\]]*\]\(([^()\s]+)\)")
 _FENCE = re.compile(r"^```(\w*)$")
 
 
