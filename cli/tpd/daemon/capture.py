@@ -20,9 +20,9 @@ import socket
 from collections.abc import Iterable, Sequence
 
 from tpd.daemon.interfaces import OwnAddress, own_addresses
-from tpd_core.errors import ConfigError
-from tpd_core.linux.nft import OwnedTable
-from tpd_core.linux.routes import ensure_local_route, remove_local_route
+from tpd_core.errors import ConfigError, EngineError
+from tpd_core.linux.nft import NftError, OwnedTable
+from tpd_core.linux.routes import RouteError, ensure_local_route, remove_local_route
 from tpd_core.linux.sockets import transparent_tcp_listener
 
 TABLE = "tpd_daemon"
@@ -91,12 +91,22 @@ class Capture:
         dns_address: Captured from the start: the address that the container was given as its resolver.
 
     Raises:
-        NftError, RouteError, OSError: The kernel refused; CAP_NET_ADMIN is missing.
+        EngineError: The kernel refused; CAP_NET_ADMIN or a module is missing.
     """
 
     def __init__(self, dns_address: str) -> None:
         self.dns_address = dns_address
         self._routes: list[ipaddress.IPv4Network] = []
+        try:
+            self._undo = self._start(dns_address)
+        except (NftError, RouteError, OSError) as error:
+            raise EngineError(
+                f"the container's traffic cannot be captured: {error}",
+                hint="the daemon needs the capability NET_ADMIN, and a kernel from 5.12 with the module nft_tproxy"
+                " (`modprobe nft_tproxy` on the engine's machine)",
+            ) from error
+
+    def _start(self, dns_address: str) -> contextlib.ExitStack:
         with contextlib.ExitStack() as undo:
             own = own_addresses()
             ensure_local_route(f"{dns_address}/32", own[0].host if own else None)
@@ -104,7 +114,7 @@ class Capture:
             self.udp = undo.enter_context(_dns_socket(dns_address))
             body = nft_body(dns_address, self.tcp.getsockname()[1], self.udp.getsockname()[1])
             self._table = undo.enter_context(OwnedTable(TABLE, body))
-            self._undo = undo.pop_all()
+            return undo.pop_all()
 
     def set_ranges(self, cidrs: Sequence[str], exempt: Iterable[str] = ()) -> None:
         """Capture exactly these ranges, besides the DNS address; none gives all others back.
