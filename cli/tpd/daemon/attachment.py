@@ -12,7 +12,7 @@ from tpd.daemon.linker import Linker
 from tpd.daemon.volumes import VolumeSet
 from tpd_core.aio.stream import Stream
 from tpd_core.aio.tasks import spawn
-from tpd_core.errors import NetworkError
+from tpd_core.errors import Category, NetworkError
 from tpd_core.proto import control_pb2, link_pb2
 
 _log = logging.getLogger(__name__)
@@ -92,8 +92,15 @@ class Attachment:
 
     @property
     def failure(self) -> link_pb2.Problem | None:
-        """Why the manager gave up, if it did."""
-        return self.state.problem if self.state.phase == link_pb2.AttachmentState.FAILED else None
+        """Why there is nothing to wait for: the manager gave up, or every pod's agent refused."""
+        if self.state.phase == link_pb2.AttachmentState.FAILED:
+            return self.state.problem
+        problems = [pod.problem for pod in self.pods.values()]
+        if len(problems) < max(1, len(self.state.pods)):
+            return None
+        # A link that is down may come up again; a refusal is an answer.
+        refusals = [problem for problem in problems if problem is not None and problem.category != Category.NETWORK]
+        return refusals[0] if len(refusals) == len(problems) else None
 
     @property
     def problem(self) -> link_pb2.Problem | None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import grpc.aio
 import pytest
 
+from tests.net.agent_pki import POD_UID
 from tests.net.daemon.cluster import ATTACHMENT, attachment_state, cluster_info
 from tests.net.daemon.laptop import HOST, Laptop, deadline
 from tpd.daemon.daemon import EXIT_NAMESPACE_LOST
@@ -90,11 +91,11 @@ async def test_an_agents_refusal_reaches_the_caller_and_a_newer_grant_mends_it(l
     await laptop.connect()
     manager = await laptop.cluster.managers.get()
     await manager.send(ManagerToDaemon(attachment=attachment_state()))
-    state = await laptop.state(lambda state: bool(state.attachments and state.attachments[0].pods[0].problem.message))
-    assert state.attachments[0].pods[0].problem.message == "the grant has expired"
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await laptop.stub.Attach(control_pb2.AttachRequest(uid=ATTACHMENT, timeout=60), timeout=10)
+    assert problem(refused.value)["message"] == "the grant has expired"
     laptop.cluster.refuse = None
-    grant = PodGrant(pod="orders-0", pod_uid=state.instance, pod_ip="10.244.0.7", grant=SignedGrant(grant=b"second"))
-    grant.pod_uid = attachment_state().pods[0].pod_uid
+    grant = PodGrant(pod="orders-0", pod_uid=POD_UID, pod_ip="10.244.0.7", grant=SignedGrant(grant=b"second"))
     await manager.send(ManagerToDaemon(attachment=attachment_state(pods=[grant])))
     async with deadline():
         agent = await laptop.cluster.agents.get()
