@@ -81,7 +81,7 @@ async def _end_in_place(directory: RunDirectory, record: RunRecord, report: Repo
         report.warn(f"objects of {record.id!r} may be left in the cluster: {error.message}")
     if engine is not None:
         with contextlib.closing(engine):
-            await asyncio.to_thread(remove_containers, engine, record.id)
+            await asyncio.to_thread(remove_containers, engine, record.id, record.project)
             for remove, name in ((engine.remove_network, record.network), (engine.remove_volume, record.volume)):
                 if name:
                     try:

@@ -14,7 +14,7 @@ from typing import Any, Self
 from tpd.cli.report import Reporter
 from tpd.compose.model import Volumes
 from tpd.compose.spec import InterceptSpec
-from tpd.engine.docker import Engine
+from tpd.engine.docker import PROJECT_LABEL, Engine
 from tpd.kube.access import client_for
 from tpd.kube.config import load_login
 from tpd.kube.session import require_manager, who_am_i
@@ -27,6 +27,7 @@ from tpd.run.state import RunDirectory, RunRecord, SeatRecord, run_directory
 from tpd.run.supervise import Supervisor
 from tpd.run.undo import Undo
 from tpd_core.aio.tasks import cancel_and_wait, spawn
+from tpd_core.errors import EngineError
 from tpd_core.kube import ApiClient
 
 _TOKEN_MOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"  # noqa: S105 (a path)
@@ -192,7 +193,7 @@ class Run:
         await asyncio.to_thread(self.ground.engine.remove_network, self.record.network)
 
     async def _remove_containers(self) -> None:
-        await asyncio.to_thread(remove_containers, self.ground.engine, self.name)
+        await asyncio.to_thread(remove_containers, self.ground.engine, self.name, self.record.project)
 
     async def _remove_volume(self) -> None:
         await asyncio.to_thread(self.ground.engine.remove_volume, self.record.volume)
@@ -245,8 +246,15 @@ async def _resume(seat: Seat) -> None:
         await seat.engage()
 
 
-def remove_containers(engine: Engine, run: str) -> int:
-    """Remove a run's own containers, and stop those of the user's that live in a namespace that goes with them."""
+def remove_containers(engine: Engine, run: str, project: str = "") -> int:
+    """Remove a run's own containers, and stop those of the user's that live in a namespace that goes with them.
+
+    Where no container of the compose project is left then, its networks go too: `docker compose down` could not remove
+    them while an anchor was in them.
+
+    Args:
+        project: The compose project's name; empty for none.
+    """
     ours = engine.containers({"dev.tpd.run": run})
     anchors = {item["Id"] for item in ours if item["Labels"].get("dev.tpd.role") == "anchor"}
     for item in engine.containers({}, running=True):
@@ -256,6 +264,10 @@ def remove_containers(engine: Engine, run: str) -> int:
     order = {"gate": 0, "daemon": 1, "anchor": 2}
     for item in sorted(ours, key=lambda item: order.get(item["Labels"].get("dev.tpd.role", ""), 0)):
         engine.remove(item["Id"])
+    if project and not engine.containers({PROJECT_LABEL: project}):
+        for network in engine.networks({PROJECT_LABEL: project}):
+            with contextlib.suppress(EngineError):  # in use by somebody else
+                engine.remove_network(network["Id"])
     return len(ours)
 
 
