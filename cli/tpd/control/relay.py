@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import grpc.aio
 
@@ -17,7 +17,8 @@ from tpd.control.client import DaemonClient
 from tpd.kube.config import Login
 from tpd.kube.portforward import ApiAccess, PodPort, PortForward
 from tpd_core.errors import TpdError
-from tpd_core.proto import control_pb2
+from tpd_core.kube.client import api_tls
+from tpd_core.proto import control_pb2, link_pb2
 
 _CHUNK = 64 * 1024
 _TURN = itertools.count()
@@ -27,6 +28,8 @@ class RelayCarrier:
     """Carries the relays of one daemon; its tasks live in the caller's TaskGroup.
 
     Args:
+        token: Gives the session's token, the same that the daemon uses: the user's own login may not be allowed to
+            open a port-forward to the manager.
         namespace: The manager's.
     """
 
@@ -35,11 +38,13 @@ class RelayCarrier:
         group: asyncio.TaskGroup,
         client: DaemonClient,
         login: Login,
+        token: Callable[[], str],
         namespace: str,
     ) -> None:
         self._group = group
         self._client = client
         self._login = login
+        self._token = token
         self._namespace = namespace
         self._carried: set[str] = set()
 
@@ -57,25 +62,30 @@ class RelayCarrier:
         with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError, OSError):
             call = self._client.relay()
             try:
-                await call.write(control_pb2.RelayChunk(id=wanted))
-                await self._copy(call, target)
+                try:
+                    forward = await PortForward.open(self._access(), target)
+                except TpdError as error:
+                    problem = link_pb2.Problem(category=error.category.value, message=error.message, hint=error.hint)
+                    await call.write(control_pb2.RelayChunk(id=wanted, problem=problem))
+                    await call.done_writing()
+                else:
+                    await call.write(control_pb2.RelayChunk(id=wanted))
+                    await self._copy(call, forward)
             finally:
                 call.cancel()
 
-    async def _copy(self, call: grpc.aio.StreamStreamCall, target: PodPort) -> None:  # type: ignore[type-arg]
-        access = ApiAccess(
-            self._login.server,
-            self._login.ssl,
-            await self._login.headers(),
-            self._login.tls_server_name or "",
-            self._login.proxy or "",
+    def _access(self) -> ApiAccess:
+        login = self._login
+        return ApiAccess(
+            login.server,
+            # Without the user's certificate, which would count before the token.
+            None if login.ssl is None else api_tls(login.ca or None, insecure=not login.verify),
+            {"Authorization": f"Bearer {self._token()}"},
+            login.tls_server_name or "",
+            login.proxy or "",
         )
-        try:
-            forward = await PortForward.open(access, target)
-        except TpdError:
-            await call.write(control_pb2.RelayChunk(eof=True))
-            await call.done_writing()
-            return
+
+    async def _copy(self, call: grpc.aio.StreamStreamCall, forward: PortForward) -> None:  # type: ignore[type-arg]
         loop = asyncio.get_running_loop()
 
         async def downward() -> None:

@@ -57,7 +57,13 @@ class Supervisor:
                     await seat.revive()
 
     async def _follow(self, seat: Seat, group: asyncio.TaskGroup) -> None:
-        carrier = RelayCarrier(group, seat.client, seat.cluster.login, seat.cluster.manager_namespace)
+        carrier = RelayCarrier(
+            group,
+            seat.client,
+            seat.cluster.login,
+            lambda: seat.token.token if seat.token is not None else "",
+            seat.cluster.manager_namespace,
+        )
         engaging: asyncio.Task[None] | None = None
         watching = _Link(self._report, seat.record.label)
         async for state in seat.client.watch():

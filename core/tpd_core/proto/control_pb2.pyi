@@ -549,20 +549,26 @@ class RelayChunk(_message.Message):
     ID_FIELD_NUMBER: _builtins.int
     DATA_FIELD_NUMBER: _builtins.int
     EOF_FIELD_NUMBER: _builtins.int
+    PROBLEM_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """on the first chunk from the CLI: which of State.relays_wanted this is"""
     data: _builtins.bytes
     eof: _builtins.bool
+    @_builtins.property
+    def problem(self) -> _link_pb2.Problem:
+        """on the first chunk from the CLI: the transport could not be opened"""
+
     def __init__(
         self,
         *,
         id: _builtins.str = ...,
         data: _builtins.bytes = ...,
         eof: _builtins.bool = ...,
+        problem: _link_pb2.Problem | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["problem", b"problem"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "eof", b"eof", "id", b"id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "eof", b"eof", "id", b"id", "problem", b"problem"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator
 from tpd.daemon.changes import Changes
 from tpd.daemon.transports.base import Opened
 from tpd_core.aio.tasks import cancel_and_wait, spawn
-from tpd_core.errors import NetworkError, UserError
+from tpd_core.errors import NetworkError, UserError, from_category
 from tpd_core.proto import control_pb2
 
 _TIMEOUT = 4.0  # seconds until the CLI must have come
@@ -77,6 +77,10 @@ class RelayTransport:
         future = self._wishes.get(first.id) if first is not None else None
         if first is None or future is None or future.done():
             raise UserError(f"no relay {first.id if first else ''!r} is wanted")
+        if first.HasField("problem"):
+            problem = first.problem
+            future.set_exception(from_category(problem.category, problem.message, problem.hint))
+            return
         near, far = socket.socketpair()
         near.setblocking(False)
         far.setblocking(False)
