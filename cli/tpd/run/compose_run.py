@@ -21,6 +21,7 @@ from tpd.engine.docker import PROJECT_LABEL, Engine
 from tpd.kube.session import session_name
 from tpd.kube.targets import Target as Workload
 from tpd.run.child import Child
+from tpd.run.end import make_way
 from tpd.run.environment import child_base
 from tpd.run.frame import Ground, Run, choose_volumes, survey, upstreams_of
 from tpd.run.handover import Watcher
@@ -67,6 +68,7 @@ async def run_compose(
         mapped = map_services([spec for spec, _ in ground.targets], list(services))
         targets = {service: target for (_, service), (_, target) in zip(mapped, ground.targets, strict=True)}
         project = _Project(options, command, config, enabled, ground, targets)
+        await make_way(config["name"], ground.engine.address, report)
         run = Run.begin(session_name(), ground, report, options.cluster, "run")
         run.record.command = list(options.argv)
         run.record.project = config["name"]

@@ -16,8 +16,8 @@ from tpd.engine.docker import Engine
 from tpd.kube.access import open_cluster
 from tpd.run.frame import remove_containers
 from tpd.run.seat import delete_objects
-from tpd.run.state import RunDirectory, RunRecord
-from tpd_core.errors import BugError, TpdError
+from tpd.run.state import RunDirectory, RunRecord, all_runs
+from tpd_core.errors import BugError, TpdError, UserError
 
 _PATIENCE = 60.0  # seconds for a keeper to drain and clean up
 
@@ -34,6 +34,28 @@ async def end_run(directory: RunDirectory, record: RunRecord, report: Reporter) 
         if not directory.path.exists() or not directory.take():
             return
     await _end_in_place(directory, record, report)
+
+
+async def make_way(project: str, engine: str, report: Reporter) -> None:
+    """End what an earlier run of a compose project has left in the way: one that was detached, or whose keeper is dead.
+
+    Args:
+        project: The project's name.
+        engine: The engine's address.
+
+    Raises:
+        UserError: The project is being run in the foreground.
+    """
+    for directory, record in all_runs():
+        if record.project != project or record.engine != engine:
+            continue
+        if directory.kept() and not record.detached:
+            raise UserError(
+                f"the compose project {project!r} is being run already, by process {record.pid}",
+                hint=f"End it there, or with `tpd quit {record.id}`.",
+            )
+        with report.step(f"ending the earlier run {record.id}"):
+            await end_run(directory, record, report)
 
 
 async def _end_keeper(directory: RunDirectory, record: RunRecord) -> None:

@@ -16,7 +16,9 @@ GOLDEN = Path(__file__).with_name("golden")
 
 def fields(schema: dict[str, Any], path: str) -> Iterator[str]:
     """One line per field: its path, its type, and what a value must satisfy."""
-    rules = {key: schema[key] for key in ("enum", "pattern", "minimum", "maximum", "format") if key in schema}
+    rules: dict[str, Any] = {
+        key: schema[key] for key in ("enum", "pattern", "minimum", "maximum", "format") if key in schema
+    }
     rules |= {"required": sorted(schema["required"])} if "required" in schema else {}
     yield f"{path} {schema.get('type', 'any')}" + (f" {rules}" if rules else "")
     for name, inner in sorted(schema.get("properties", {}).items()):
