@@ -12,7 +12,7 @@ help: ## this list
 .venv/ready: pyproject.toml
 	@echo "==> Python environment (.venv)"
 	@test -x .venv/bin/uv || { python3 -m venv .venv && .venv/bin/pip install --quiet uv; }
-	@.venv/bin/uv pip install --quiet --python .venv/bin/python --editable . --group dev
+	@.venv/bin/uv pip install --quiet --compile-bytecode --python .venv/bin/python --editable . --group dev
 	@touch $@
 
 .PHONY: venv
