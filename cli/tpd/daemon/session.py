@@ -168,9 +168,10 @@ class Session:
         Args:
             drain: Seconds that open connections may take to fall idle; None to drop them.
         """
+        # First of all: another snapshot from the manager would begin a given-up attachment anew.
+        await cancel_and_wait(self._task)
         attachments, self.attachments = list(self.attachments.values()), {}
         await asyncio.gather(*(attachment.aclose(drain) for attachment in attachments))
-        await cancel_and_wait(self._task)
         await self._names.aclose()
         self._resolver.configure(None, (), None)
         self._capture.set_ranges(())
