@@ -24,6 +24,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.e2e)
             item.add_marker(pytest.mark.timeout(300))
+    items.sort(key=lambda item: item.get_closest_marker("last") is not None)
 
 
 FAILED = pytest.StashKey[bool]()

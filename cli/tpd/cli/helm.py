@@ -47,11 +47,9 @@ def install(
     manager_namespace: ManagerNamespace = MANAGER_NAMESPACE,
 ) -> int:
     """Install the manager and wait until it is ready."""
-    arguments = ["install"]
-    if create_namespace:
-        arguments.append("--create-namespace")
     _apply(
-        arguments,
+        ["install"],
+        create_namespace,
         _settings(settings, registry, tag, pull_policy),
         values,
         timeout,
@@ -76,11 +74,9 @@ def upgrade(
     manager_namespace: ManagerNamespace = MANAGER_NAMESPACE,
 ) -> int:
     """Upgrade the manager (install it where it is missing) and wait until it is ready."""
-    arguments = ["upgrade", "--install", "--create-namespace"]
-    if reuse_values:
-        arguments.append("--reuse-values")
     _apply(
-        arguments,
+        ["upgrade", "--install", *(["--reuse-values"] if reuse_values else [])],
+        True,
         _settings(settings, registry, tag, pull_policy),
         values,
         timeout,
@@ -101,7 +97,7 @@ def uninstall(
     import asyncio
 
     from tpd.helm.binary import Helm, find_helm
-    from tpd.helm.remove import clear_cluster
+    from tpd.helm.cluster import clear_cluster, remove_crds, remove_namespace
 
     report = Reporter()
     helm = Helm(find_helm(), kubeconfig, context, manager_namespace)
@@ -110,15 +106,10 @@ def uninstall(
         asyncio.run(clear_cluster(kubeconfig, context, manager_namespace))
     with report.step(f"removing the manager from namespace {manager_namespace}"):
         helm.run(["uninstall", RELEASE, "--wait"])
-        asyncio.run(remove_kinds(kubeconfig, context))
+        asyncio.run(remove_crds(kubeconfig, context))
+        if not asyncio.run(remove_namespace(kubeconfig, context, manager_namespace)):
+            report.note(f"namespace {manager_namespace} stays: tpd did not make it")
     return 0
-
-
-async def remove_kinds(kubeconfig: str | None, context: str | None) -> None:
-    """Remove the custom kinds that helm leaves behind on purpose."""
-    from tpd.helm.remove import remove_crds
-
-    await remove_crds(kubeconfig, context)
 
 
 @command
@@ -159,6 +150,7 @@ def _settings(settings: list[str] | None, registry: str | None, tag: str | None,
 
 def _apply(
     arguments: list[str],
+    create_namespace: bool,
     settings: list[str],
     values: list[str] | None,
     timeout: int,
@@ -166,10 +158,15 @@ def _apply(
     kubeconfig: str | None,
     namespace: str,
 ) -> None:
+    import asyncio
+
     from tpd.helm.binary import Helm, chart, find_helm
+    from tpd.helm.cluster import make_namespace
 
     report = Reporter()
     helm = Helm(find_helm(), kubeconfig, context, namespace)
+    if create_namespace:
+        asyncio.run(make_namespace(kubeconfig, context, namespace))
     with chart() as directory:
         arguments += [RELEASE, str(directory), "--wait", "--timeout", f"{timeout}s"]
         for path in values or ():
