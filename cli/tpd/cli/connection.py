@@ -87,17 +87,16 @@ async def intercept(
 @command
 async def leave(
     workload: Annotated[str, typer.Argument(help="The workload, or the attachment's name")],
-    use: Annotated[str | None, typer.Option("--use", help="Name of the run or connection [default: any]")] = None,
+    use: Annotated[
+        str | None, typer.Option("--use", help="Name of the run or connection [default: the one that has it]")
+    ] = None,
+    namespace: Namespace = None,
 ) -> int:
     """End an intercept and keep the rest."""
-    from tpd.run.intercept import leave as carry_out
-    from tpd.run.state import all_runs
-    from tpd_core.errors import UserError
+    from tpd.run.leave import find_held, give_back
 
     report = Reporter()
-    runs = [record for _, record in all_runs() if use in (None, record.id)]
-    with report.step(f"giving {workload} back"):
-        left = [await carry_out(record, workload) for record in runs if record.seats]
-    if not any(left):
-        raise UserError(f"nothing here intercepts {workload!r}", hint="`tpd status` shows what is intercepted.")
+    held = await find_held(workload, namespace, use)
+    with report.step(f"giving {held.workload} in {held.namespace} back"):
+        await give_back(held)
     return 0

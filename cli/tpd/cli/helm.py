@@ -17,9 +17,14 @@ CreateNamespace = Annotated[
 ]
 Timeout = Annotated[int, typer.Option("--timeout", help="Seconds to wait until the manager is ready")]
 Registry = Annotated[
-    str | None, typer.Option("--registry", help="Registry prefix of tpd's images, as in registry.example.com/tools")
+    str | None,
+    typer.Option(
+        "--registry", help="Registry prefix of tpd's images, as in registry.example.com/tools", envvar="TPD_REGISTRY"
+    ),
 ]
-Tag = Annotated[str | None, typer.Option("--tag", help="Tag of tpd's images [default: tpd's version]")]
+Tag = Annotated[
+    str | None, typer.Option("--tag", help="Tag of tpd's images [default: tpd's version]", envvar="TPD_TAG")
+]
 PullPolicy = Annotated[str | None, typer.Option("--pull-policy", help="Always, IfNotPresent or Never")]
 
 

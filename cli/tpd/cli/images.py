@@ -9,8 +9,11 @@ import typer
 from tpd.cli.common import command
 from tpd.cli.report import Reporter
 
-Registry = Annotated[str | None, typer.Option("--registry", help="Registry prefix, as in registry.example.com/tools")]
-Tag = Annotated[str | None, typer.Option("--tag", help="Tag [default: tpd's version]")]
+Registry = Annotated[
+    str | None,
+    typer.Option("--registry", help="Registry prefix, as in registry.example.com/tools", envvar="TPD_REGISTRY"),
+]
+Tag = Annotated[str | None, typer.Option("--tag", help="Tag [default: tpd's version]", envvar="TPD_TAG")]
 Parts = Annotated[list[str] | None, typer.Argument(help="manager, agent, daemon, anchor [default: all that apply]")]
 
 

@@ -24,6 +24,9 @@ app = typer.Typer(
 @app.callback()
 def options(
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks with errors")] = False,
+    show_version: Annotated[
+        bool, typer.Option("--version", help="Show tpd's version and exit", is_eager=True, callback=version.show_client)
+    ] = False,
 ) -> None:
     """Options of every command."""
     if debug:

@@ -24,8 +24,9 @@ class Reporter:
     """Progress on stderr.
 
     In JSON every report is one object a line: {"event": NAME, "time": Unix seconds, ...}. The events of a run are
-    "step" (name, seconds), "note" (message), "warning" (message), "intercepting" (workload, namespace, service, ports,
-    pods, transport, environment, volumes), "ended" (exit_code) and "error" (category, message, hint, exit_code).
+    "step" (name, seconds), "note" (message), "warning" (message), "intercepting" (workload, namespace, container,
+    transport, ports, pods, names of the environment, volumes), "ended" (exit_code) and "error" (category, message,
+    hint, exit_code).
 
     Args:
         style: Text or JSON.

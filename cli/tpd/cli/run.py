@@ -44,7 +44,7 @@ async def run(
     argv: Annotated[list[str], typer.Argument(help="docker compose ... or docker run ...", metavar="-- COMMAND")],
     intercept: Annotated[
         list[str] | None,
-        typer.Option("--intercept", "-i", help="Take a workload's place: W[=SERVICE][:LOCAL:REMOTE] (repeatable)"),
+        typer.Option("--intercept", "-i", help="Take a workload's place: W[=SERVICE][:LOCAL[:REMOTE]] (repeatable)"),
     ] = None,
     namespace: Namespace = None,
     remote: Annotated[

@@ -16,6 +16,15 @@ def register(app: typer.Typer) -> None:
     app.command("version")(version)
 
 
+def show_client(wanted: bool) -> None:
+    """The option `--version`."""
+    if wanted:
+        from tpd.version import client_version
+
+        typer.echo(client_version())
+        raise typer.Exit
+
+
 @command
 async def version(
     client: Annotated[bool, typer.Option("--client", help="Only the client's version; asks no cluster")] = False,
@@ -29,6 +38,7 @@ async def version(
 
     from tpd.version import client_version
 
+    status = 0
     versions: dict[str, str | None] = {"client": client_version()}
     if not client:
         from tpd.kube.access import open_cluster
@@ -41,12 +51,13 @@ async def version(
         except TpdError as error:
             versions["manager"] = None
             versions["problem"] = error.message
+            status = error.category.exit_code
     if output is Format.JSON:
         typer.echo(json.dumps(versions))
-        return 0
+        return status
     typer.echo(f"client:  {versions['client']}")
     if not client:
         typer.echo(
             f"manager: {versions['manager'] or 'unknown (' + str(versions.get('problem', 'not installed')) + ')'}"
         )
-    return 0
+    return status

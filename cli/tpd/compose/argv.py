@@ -303,7 +303,7 @@ def parse_child(argv: Sequence[str]) -> ComposeCommand | RunCommand:
         raise UserError(
             f"{argv[0]!r} is a host command, and a host command as child is refused: tpd puts containers in the place"
             " of a workload and changes nothing on the host's network.",
-            hint=_instead("docker compose up") + " Or, without a compose file: -- docker run IMAGE COMMAND",
+            hint=_instead("docker compose up") + " Or, without a compose file: `-- docker run IMAGE COMMAND`.",
         )
     scan = _DOCKER.scan(argv[1:], interspersed=False)
     prefix = tuple(argv[: len(argv) - len(scan.names)])
@@ -338,4 +338,4 @@ def _compose(prefix: tuple[str, ...], words: Sequence[str]) -> ComposeCommand:
 
 
 def _instead(command: str) -> str:
-    return f"Run the service in a container: tpd run --intercept WORKLOAD -- {command}"
+    return f"Run the service in a container: `tpd run --intercept WORKLOAD -- {command}`."

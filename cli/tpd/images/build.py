@@ -121,4 +121,7 @@ def _run(argv: Sequence[str], what: str) -> None:
     done = subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     if done.returncode != 0:
         lines = done.stdout.strip().splitlines()
-        raise EngineError(f"could not {what}: exit status {done.returncode}", hint="\n".join(lines[-15:]))
+        hint = "\n".join(lines[-15:])
+        if "build" in argv and any(word in hint for word in ("no such host", "i/o timeout", "dial tcp")):
+            hint += "\nIs there no way to the base image's registry? --base names another base image."
+        raise EngineError(f"could not {what}: exit status {done.returncode}", hint=hint)

@@ -22,7 +22,7 @@ def attachment_body(session: str, uid: str, user: str, target: Target, *, mount:
         "apiVersion": API_VERSION,
         "kind": "Attachment",
         "metadata": {
-            "name": f"{target.name[:40].rstrip('-.')}-{session[-18:].strip('-')}",
+            "name": f"{target.name[:180].rstrip('-.')}-{session}",
             "labels": MANAGED,
             "ownerReferences": [
                 {

@@ -8,7 +8,7 @@ from typing import Any
 
 from tpd.compose.spec import InterceptSpec
 from tpd.kube.access import rights
-from tpd_core.errors import ClusterError, UserError
+from tpd_core.errors import ClusterError
 from tpd_core.kube import ApiClient, ApiError, Forbidden, NotFound
 from tpd_core.kube.paths import NAMESPACES, SERVICES, WORKLOADS
 
@@ -16,7 +16,7 @@ _BY_NAME = ("Deployment", "StatefulSet", "DaemonSet", "ReplicaSet", "Pod")
 
 
 class WorkloadMissingError(ClusterError):
-    """No workload has the name."""
+    """No workload, or no namespace, has the name."""
 
 
 async def find_workload(client: ApiClient, namespace: str, spec: InterceptSpec) -> dict[str, Any]:
@@ -67,12 +67,12 @@ async def require_namespace(client: ApiClient, namespace: str) -> None:
     """Check that a namespace exists, as far as the user may know.
 
     Raises:
-        UserError: It does not.
+        WorkloadMissingError: It does not.
     """
     try:
         await client.get(NAMESPACES.path(None, namespace))
     except NotFound as error:
-        raise UserError(
+        raise WorkloadMissingError(
             f"there is no namespace {namespace!r} in the cluster {client.base_url}",
             hint="Choose another with -n/--namespace, or another cluster with --context.",
         ) from error
@@ -93,7 +93,7 @@ async def _missing(client: ApiClient, namespace: str, spec: InterceptSpec, kinds
     what = spec.kind.lower() if spec.kind else "workload"
     try:
         await require_namespace(client, namespace)
-    except UserError as error:
+    except WorkloadMissingError as error:
         return error
     names: set[str] = set()
     for kind in kinds:

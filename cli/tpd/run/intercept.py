@@ -12,7 +12,7 @@ from tpd.cli.report import Reporter
 from tpd.compose.argv import parse_child
 from tpd.compose.dockerrun import RunCommand, RunPlan, RunRequest, names_in_env_file, plan_run
 from tpd.compose.spec import InterceptSpec
-from tpd.control.client import DaemonClient, wait_state
+from tpd.control.client import DaemonClient
 from tpd.engine.docker import Engine
 from tpd.kube.access import open_cluster
 from tpd.kube.attachments import attachment_body, create_attachment, delete_attachment
@@ -24,7 +24,7 @@ from tpd.run.environment import child_base
 from tpd.run.options import ImageOptions
 from tpd.run.seat import ATTACH_SECONDS, DRAIN_SECONDS, Attached
 from tpd.run.signals import Signals
-from tpd.run.state import AttachmentRecord, RunDirectory, RunRecord, all_runs
+from tpd.run.state import AttachmentRecord, RunDirectory, RunRecord, SeatRecord, all_runs
 from tpd.run.tell import report_attached
 from tpd_core.errors import ClusterError, UserError
 from tpd_core.kube import SESSIONS, ApiClient, NotFound
@@ -49,12 +49,13 @@ def connection(name: str | None) -> tuple[RunDirectory, RunRecord]:
 
 
 @contextlib.asynccontextmanager
-async def daemon_of(record: RunRecord) -> AsyncIterator[DaemonClient]:
-    """The control service of a run's first daemon."""
+async def daemon_of(record: RunRecord, seat: SeatRecord | None = None) -> AsyncIterator[DaemonClient]:
+    """The control service of one of a run's daemons, the first where none is named."""
+    label = (seat or record.seats[0]).label
     engine = await asyncio.to_thread(Engine, record.engine)
 
     async def find() -> str | None:
-        return await asyncio.to_thread(engine.find, record.seats[0].label, "daemon")
+        return await asyncio.to_thread(engine.find, label, "daemon")
 
     with contextlib.closing(engine):
         async with DaemonClient(find) as client:
@@ -109,30 +110,6 @@ async def intercept(
                     with signals.ignored():
                         await client.detach(attached.record.uid, DRAIN_SECONDS)
                         await delete_attachment(api, attached.record.namespace, attached.record.name)
-
-
-async def leave(record: RunRecord, workload: str) -> bool:
-    """End the attachments of a workload in a run; False when it has none.
-
-    Raises:
-        TpdError: It could not be ended.
-    """
-    async with daemon_of(record) as client, open_cluster(record.kubeconfig, record.context) as (_, api):
-        try:
-            state = await wait_state(client, lambda state: True, timeout=5.0)
-        except TimeoutError:
-            raise ClusterError(f"the daemon of {record.id!r} does not answer") from None
-        kind, slash, name = workload.rpartition("/")
-        found = [
-            item
-            for item in state.attachments
-            if item.name == workload
-            or (item.workload.rpartition("/")[2] == name and (not slash or item.workload.startswith(kind.lower())))
-        ]
-        for item in found:
-            await client.detach(item.uid, DRAIN_SECONDS)
-            await delete_attachment(api, item.namespace, item.name)
-        return bool(found)
 
 
 async def _attach(
