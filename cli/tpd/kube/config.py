@@ -65,6 +65,10 @@ class Login:
 
     async def headers(self) -> dict[str, str]:
         """Authorization headers, fresh: an expired token is renewed first (in a thread, plugins may take seconds)."""
+        token_file: Path | None = getattr(self._settings, "token_file", None)
+        if token_file is not None:
+            with _config_errors(str(token_file)):
+                return {"Authorization": f"Bearer {token_file.read_text(encoding='utf-8').strip()}"}
         hook = getattr(self._settings, "refresh_api_key_hook", None)
         if hook is not None and self._loader is not None and _expired(self._loader):
             with _config_errors(self.context):

@@ -103,7 +103,8 @@ def plain_settings(entry: Entry, settings: SimpleNamespace, scratch: Path) -> No
 
     Args:
         entry: What to read.
-        settings: Gets host, ssl_ca_cert, cert_file, key_file, verify_ssl, tls_server_name, proxy and api_key.
+        settings: Gets host, ssl_ca_cert, cert_file, key_file, verify_ssl, tls_server_name, proxy and api_key
+            (or token_file).
         scratch: Directory for certificates that the entry holds inline.
 
     Raises:
@@ -120,8 +121,10 @@ def plain_settings(entry: Entry, settings: SimpleNamespace, scratch: Path) -> No
     settings.key_file = _file(user, "client-key", entry.user_base, scratch)
     token = user.get("token") or ""
     if not token and user.get("tokenFile"):
-        token = (entry.user_base / str(user["tokenFile"])).read_text(encoding="utf-8").strip()
-    if token:
+        # Whoever writes such a file renews it: it is read for every request.
+        settings.token_file = entry.user_base / str(user["tokenFile"])
+        settings.token_file.read_text(encoding="utf-8")
+    elif token:
         settings.api_key["BearerToken"] = f"Bearer {token}"
     elif user.get("username"):
         words = f"{user['username']}:{user.get('password') or ''}"

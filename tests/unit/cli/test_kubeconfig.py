@@ -81,11 +81,21 @@ def test_a_password_becomes_basic_authentication(tmp_path: Path) -> None:
 
 
 def test_files_are_relative_to_the_kubeconfig(tmp_path: Path) -> None:
-    (tmp_path / "token").write_text("from-file\n")
-    path = write(tmp_path, "a", config("lab", {"tokenFile": "token"}, **{"certificate-authority": "ca.pem"}))
-    settings = settings_of(path, tmp_path)
-    assert settings.api_key == {"BearerToken": "Bearer from-file"}
-    assert settings.ssl_ca_cert == str(tmp_path / "ca.pem")
+    path = write(tmp_path, "a", config("lab", **{"certificate-authority": "ca.pem"}))
+    assert settings_of(path, tmp_path).ssl_ca_cert == str(tmp_path / "ca.pem")
+
+
+async def test_a_token_file_is_read_anew(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("first\n")
+    login = load_login(write(tmp_path, "a", config("lab", {"tokenFile": "token"})))
+    assert await login.headers() == {"Authorization": "Bearer first"}
+    (tmp_path / "token").write_text("second\n")
+    assert await login.headers() == {"Authorization": "Bearer second"}
+
+
+def test_a_missing_token_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="nowhere"):
+        load_login(write(tmp_path, "a", config("lab", {"tokenFile": "nowhere"})))
 
 
 def test_inline_keys_are_private_while_they_exist(tmp_path: Path) -> None:
