@@ -14,7 +14,7 @@ from tpd.cli.report import Reporter
 from tpd.control.client import DaemonClient
 from tpd.engine.docker import Engine
 from tpd.kube.access import open_cluster
-from tpd.run.frame import remove_containers
+from tpd.run.frame import remove_containers, stop_apps
 from tpd.run.seat import delete_objects
 from tpd.run.state import RunDirectory, RunRecord, all_runs
 from tpd_core.errors import BugError, TpdError, UserError
@@ -94,6 +94,7 @@ async def _end_in_place(directory: RunDirectory, record: RunRecord, report: Repo
     except TpdError as error:
         report.warn(f"containers of {record.id!r} may be left: {error.message}")
     if engine is not None:
+        await asyncio.to_thread(stop_apps, engine, record.id)
         for seat in record.seats:
             await _disconnect(engine, seat.label)
     try:

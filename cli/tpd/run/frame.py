@@ -208,6 +208,7 @@ class Run:
         self.save()
         self.undo.push("delete the session in the cluster", self._delete_objects)
         self.undo.push("unmount the volumes", self._disconnect)
+        self.undo.push("stop the app", self._stop_apps)
         self.undo.push("give the traffic back", self.release)
         self.supervisor = Supervisor(self.seats, self.report)
         stack.push_async_callback(cancel_and_wait, spawn(self.supervisor.run(), name="supervisor"))
@@ -234,6 +235,9 @@ class Run:
         self._released = True
         await asyncio.gather(*(seat.release() for seat in self.seats))
 
+    async def _stop_apps(self) -> None:
+        await asyncio.to_thread(stop_apps, self.ground.engine, self.name)
+
     async def _disconnect(self) -> None:
         await asyncio.gather(*(seat.disconnect() for seat in self.seats))
 
@@ -246,8 +250,18 @@ async def _resume(seat: Seat) -> None:
         await seat.engage()
 
 
+def stop_apps(engine: Engine, run: str) -> None:
+    """Stop the user's containers that live in a run's namespaces: those go, and so do the volumes."""
+    ours = engine.containers({"dev.tpd.run": run, "dev.tpd.role": "anchor"})
+    anchors = {item["Id"] for item in ours}
+    for item in engine.containers({}, running=True):
+        mode = str((item.get("HostConfig") or {}).get("NetworkMode", ""))
+        if mode.removeprefix("container:") in anchors and "dev.tpd" not in (item.get("Labels") or {}):
+            engine.stop(item["Id"], timeout=10)
+
+
 def remove_containers(engine: Engine, run: str, project: str = "") -> int:
-    """Remove a run's own containers, and stop those of the user's that live in a namespace that goes with them.
+    """Remove a run's own containers; those of the user's that live in their namespaces are stopped.
 
     Where no container of the compose project is left then, its networks go too: `docker compose down` could not remove
     them while an anchor was in them.
@@ -255,12 +269,8 @@ def remove_containers(engine: Engine, run: str, project: str = "") -> int:
     Args:
         project: The compose project's name; empty for none.
     """
+    stop_apps(engine, run)
     ours = engine.containers({"dev.tpd.run": run})
-    anchors = {item["Id"] for item in ours if item["Labels"].get("dev.tpd.role") == "anchor"}
-    for item in engine.containers({}, running=True):
-        mode = str((item.get("HostConfig") or {}).get("NetworkMode", ""))
-        if mode.removeprefix("container:") in anchors and "dev.tpd" not in (item.get("Labels") or {}):
-            engine.stop(item["Id"], timeout=10)
     order = {"gate": 0, "daemon": 1, "anchor": 2}
     for item in sorted(ours, key=lambda item: order.get(item["Labels"].get("dev.tpd.role", ""), 0)):
         engine.remove(item["Id"])
