@@ -88,3 +88,11 @@ def from_category(category: str, message: str, hint: str = "") -> TpdError:
     except ValueError:
         cls = BugError
     return cls(message, hint=hint)
+
+
+def first_error(error: BaseException) -> BaseException:
+    """The error that counts in a group: the first `TpdError`, else the first of all."""
+    if not isinstance(error, BaseExceptionGroup):
+        return error
+    leaves = [first_error(item) for item in error.exceptions]
+    return next((leaf for leaf in leaves if isinstance(leaf, TpdError)), leaves[0])

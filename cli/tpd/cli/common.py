@@ -12,7 +12,7 @@ from typing import Annotated, Any, ParamSpec
 import typer
 
 from tpd.cli.report import Format, Reporter
-from tpd_core.errors import BugError, TpdError
+from tpd_core.errors import BugError, TpdError, first_error
 
 P = ParamSpec("P")
 
@@ -80,11 +80,3 @@ def fail(reporter: Reporter, error: BaseException) -> int:
         )
     reporter.error(chosen)
     return chosen.category.exit_code
-
-
-def first_error(error: BaseException) -> BaseException:
-    """The error that counts in a group: the first `TpdError`, else the first of all."""
-    if not isinstance(error, BaseExceptionGroup):
-        return error
-    leaves = [first_error(item) for item in error.exceptions]
-    return next((leaf for leaf in leaves if isinstance(leaf, TpdError)), leaves[0])

@@ -10,7 +10,8 @@ from tpd.compose.spec import merge_specs, parse_intercept
 from tpd.run.options import RunOptions
 from tpd.run.programs import Program
 from tpd.run.signals import Signals
-from tpd_core.errors import UserError
+from tpd.run.state import all_runs
+from tpd_core.errors import TpdError, UserError, first_error, from_category
 
 
 async def run(options: RunOptions, report: Reporter) -> int:
@@ -43,6 +44,11 @@ async def run(options: RunOptions, report: Reporter) -> int:
             if signals.received is None:
                 raise
             return 128 + signals.received
+        except (TpdError, BaseExceptionGroup) as error:
+            own = _own_run_in_the_way(error)
+            if own is None:
+                raise
+            raise own from error
 
 
 def _require_start(command: ComposeCommand) -> None:
@@ -51,3 +57,15 @@ def _require_start(command: ComposeCommand) -> None:
             f"`docker compose {command.subcommand}` starts nothing that could take a workload's place",
             hint=f"Run it without tpd: docker compose {command.subcommand}.",
         )
+
+
+def _own_run_in_the_way(error: BaseException) -> TpdError | None:
+    """A conflict with another session, where that session is the user's own, on this computer."""
+    chosen = first_error(error)
+    if not isinstance(chosen, TpdError):
+        return None
+    for _, record in all_runs():
+        if any(seat.session and seat.session in chosen.message for seat in record.seats):
+            hint = f"That is a run of yours on this computer: `tpd quit {record.id}` ends it."
+            return from_category(chosen.category, chosen.message, hint)
+    return None

@@ -81,7 +81,7 @@ def test_a_password_becomes_basic_authentication(tmp_path: Path) -> None:
 
 
 def test_files_are_relative_to_the_kubeconfig(tmp_path: Path) -> None:
-    path = write(tmp_path, "a", config("lab", **{"certificate-authority": "ca.pem"}))
+    path = write(tmp_path, "a", config("lab", None, **{"certificate-authority": "ca.pem"}))
     assert settings_of(path, tmp_path).ssl_ca_cert == str(tmp_path / "ca.pem")
 
 

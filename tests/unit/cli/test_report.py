@@ -9,9 +9,9 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from tpd.cli.common import command, fail, first_error
+from tpd.cli.common import command, fail
 from tpd.cli.report import Format, Reporter
-from tpd_core.errors import ClusterError, ConfigError, EngineError, NetworkError, TpdError, UserError
+from tpd_core.errors import ClusterError, ConfigError, EngineError, NetworkError, TpdError, UserError, first_error
 
 
 @pytest.mark.parametrize(
