@@ -46,7 +46,8 @@ if sys.platform != "win32":
         def __exit__(
             self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
         ) -> None:
-            termios.tcsetattr(self._stdin, termios.TCSADRAIN, self._saved)
+            with contextlib.suppress(termios.error):
+                termios.tcsetattr(self._stdin, termios.TCSADRAIN, self._saved)
             self.started()
             os.close(self._master)
 
@@ -78,18 +79,31 @@ if sys.platform != "win32":
             with contextlib.suppress(OSError):
                 os.write(self._master, data)
 
+        def _show(self, data: bytes) -> None:
+            while data:
+                try:
+                    data = data[os.write(self._stdout, data) :]
+                except BlockingIOError:
+                    continue
+                except OSError:  # the user's terminal is gone; SIGHUP says the rest
+                    return
+
         async def carry(self, typed: Callable[[bytes], None]) -> None:
             """Copy what the child writes to the outside until it is gone; keys go to `typed`."""
             loop = asyncio.get_running_loop()
             gone = asyncio.Event()
 
             def key() -> None:
-                with contextlib.suppress(BlockingIOError):
+                try:
                     data = os.read(self._stdin, _CHUNK)
-                    if data:
-                        typed(data)
-                    else:
-                        loop.remove_reader(self._stdin)
+                except BlockingIOError:
+                    return
+                except OSError:
+                    data = b""
+                if data:
+                    typed(data)
+                else:
+                    loop.remove_reader(self._stdin)
 
             def written() -> None:
                 try:
@@ -104,11 +118,7 @@ if sys.platform != "win32":
                     loop.remove_reader(self._master)
                     gone.set()
                     return
-                while data:
-                    try:
-                        data = data[os.write(self._stdout, data) :]
-                    except BlockingIOError:
-                        continue
+                self._show(data)
 
             loop.add_reader(self._stdin, key)
             loop.add_reader(self._master, written)
