@@ -61,7 +61,7 @@ def push(parts: Parts = None, registry: Registry = None, tag: Tag = None) -> int
     names = image_names(registry, tag)
     for part in _parts(parts, ALL):
         with report.step(f"pushing {names.full(part)}"):
-            builder.push(names.full(part))
+            builder.push(names.full(part), image_names(None, tag).full(part))
     return 0
 
 

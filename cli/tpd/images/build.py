@@ -57,12 +57,18 @@ def build(
     return image
 
 
-def push(image: str) -> None:
+def push(image: str, built_as: str) -> None:
     """Push one image to its registry.
+
+    Args:
+        image: Its name there.
+        built_as: Its name without the registry, which it gets this one from where it has only that.
 
     Raises:
         EngineError: The push failed.
     """
+    if not _there(image) and _there(built_as):
+        _run([docker_program(), "tag", built_as, image], f"tag {image}")
     _run([docker_program(), "push", image], f"push {image}")
 
 
@@ -115,6 +121,11 @@ def _load_containerd(images: Sequence[str], node: str) -> None:
             f"the images could not be loaded into container {node!r}: {words[-1] if words else done.returncode}",
             hint="The target is kind, k3d, minikube, or the name of a container that runs containerd.",
         )
+
+
+def _there(image: str) -> bool:
+    argv = [docker_program(), "image", "inspect", image]
+    return subprocess.run(argv, capture_output=True, check=False).returncode == 0
 
 
 def _run(argv: Sequence[str], what: str) -> None:
