@@ -70,6 +70,7 @@ def project(laptop: Laptop, home: Path, label: str) -> Iterator[Project]:
     directory.mkdir()
     project = Project(laptop, directory, f"e2e-{label}")
     project.echo("orders")
+    project.echo("other")  # `up` ends with the last container, also when that is only being restarted
     give(home)
     yield project
     project.remove()

@@ -114,6 +114,7 @@ class RunPlan:
         environment: To be added to the environment of `app_argv`: values that an environment file cannot hold.
         dns_upstreams: The user's `--dns`; empty: the engine's resolvers are the daemon's upstreams.
         notes: Sentences that the user should read.
+        binds: The volumes of the workload that leave the user's own mounts as they are.
     """
 
     anchor: str
@@ -125,6 +126,7 @@ class RunPlan:
     environment: Mapping[str, str]
     dns_upstreams: tuple[str, ...]
     notes: tuple[str, ...]
+    binds: tuple[Bind, ...] = ()
 
 
 def parse_run(prefix: Sequence[str], words: Sequence[str]) -> RunCommand:
@@ -167,7 +169,8 @@ def plan_run(command: RunCommand, request: RunRequest) -> RunPlan:
     ours = [f"--network=container:{anchor}"]
     ours += [f"--env-file={request.env_file}"] if in_file else []
     ours += [f"--env={name}" for name in sorted(in_environment)]
-    ours += [f"--mount={_mount(request.volumes, bind)}" for bind in binds] if request.volumes else []
+    if request.volumes is not None and request.volumes.mountpoint is not None:
+        ours += [f"--mount={_mount(request.volumes.mountpoint, bind)}" for bind in binds]
     words = [word for option in app for word in option.words()]
     return RunPlan(
         anchor=anchor,
@@ -187,6 +190,7 @@ def plan_run(command: RunCommand, request: RunRequest) -> RunPlan:
         environment=in_environment,
         dns_upstreams=tuple(command.options.values(*_DNS)),
         notes=notes,
+        binds=binds,
     )
 
 
@@ -231,18 +235,12 @@ def _daemon_options(anchor: str, request: RunRequest) -> list[str]:
         f"--env=TPD_LOG={request.log_level}",
     ]
     if request.volumes is not None:
-        bind = [
-            "type=bind",
-            f"source={request.volumes.mountpoint}",
-            f"target={VOLUME_ROOT}",
-            "bind-propagation=rshared",
-        ]
-        words += [
-            "--cap-add=SYS_ADMIN",
-            "--device=/dev/fuse",
-            f"--env=TPD_VOLUME_ROOT={VOLUME_ROOT}",
-            f"--mount={_csv(bind)}",
-        ]
+        words += ["--cap-add=SYS_ADMIN", "--device=/dev/fuse", f"--env=TPD_VOLUME_ROOT={VOLUME_ROOT}"]
+        if request.volumes.mountpoint is None:
+            words.append(f"--tmpfs={VOLUME_ROOT}")
+        else:
+            source, target = f"source={request.volumes.mountpoint}", f"target={VOLUME_ROOT}"
+            words.append(f"--mount={_csv(['type=bind', source, target, 'bind-propagation=rshared'])}")
         if request.volumes.apparmor:
             words.append("--security-opt=apparmor=unconfined")
     return words
@@ -280,8 +278,8 @@ def _mounts(options: Scan) -> dict[str, bool]:
     return {target: read_only for target, read_only in taken.items() if target.startswith("/")}
 
 
-def _mount(volumes: Volumes, bind: Bind) -> str:
-    source = f"source={volumes.mountpoint}/{bind.source}"
+def _mount(mountpoint: str, bind: Bind) -> str:
+    source = f"source={mountpoint}/{bind.source}"
     fields = ["type=bind", source, f"target={bind.target}", "bind-propagation=rslave"]
     return _csv([*fields, "readonly"] if bind.read_only else fields)
 

@@ -56,11 +56,13 @@ class Volumes:
     """The workload's volumes are wanted.
 
     Args:
-        mountpoint: Where the engine keeps the shared Docker volume, on the engine's machine.
+        mountpoint: Where the engine keeps the shared Docker volume, on the engine's machine. None where mounts do not
+            propagate between containers: the daemon then keeps its mounts to itself, and they are attached in the
+            app's container after each of its starts.
         apparmor: The engine confines containers by AppArmor, whose default profile forbids mounts.
     """
 
-    mountpoint: str
+    mountpoint: str | None
     apparmor: bool = False
 
 
@@ -132,6 +134,7 @@ class Plan:
         remote_names: Services left out: their names are the cluster's.
         local_names: Names that belong to this project and must not be asked in the cluster.
         notes: Sentences that the user should read.
+        binds: By target, the volumes of the workload that leave the user's own mounts as they are.
     """
 
     document: Document
@@ -140,6 +143,7 @@ class Plan:
     remote_names: tuple[str, ...]
     local_names: tuple[str, ...]
     notes: tuple[str, ...]
+    binds: Mapping[str, tuple[Bind, ...]] = field(default_factory=dict)
 
     @property
     def targets(self) -> tuple[str, ...]:

@@ -73,15 +73,18 @@ def daemon_service(namespace: Namespace, request: Request, anchor: Document) -> 
         daemon["cap_add"] = ["NET_ADMIN", "SYS_ADMIN"]
         daemon["devices"] = ["/dev/fuse:/dev/fuse:rwm"]
         daemon["environment"]["TPD_VOLUME_ROOT"] = VOLUME_ROOT
-        daemon["volumes"] = [
-            {
-                "type": "bind",
-                "source": escape(request.volumes.mountpoint),
-                "target": VOLUME_ROOT,
-                # Mounts made by the daemon have to come out again, on the engine's side.
-                "bind": {"create_host_path": False, "propagation": "rshared"},
-            }
-        ]
+        if request.volumes.mountpoint is None:
+            daemon["tmpfs"] = [*daemon["tmpfs"], VOLUME_ROOT]
+        else:
+            daemon["volumes"] = [
+                {
+                    "type": "bind",
+                    "source": escape(request.volumes.mountpoint),
+                    "target": VOLUME_ROOT,
+                    # Mounts made by the daemon have to come out again, on the engine's side.
+                    "bind": {"create_host_path": False, "propagation": "rshared"},
+                }
+            ]
         if request.volumes.apparmor:
             daemon["security_opt"] = ["apparmor:unconfined"]
     return daemon

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from tpd.compose.argv import scaled
 from tpd.compose.model import (
     SHARED_VOLUME,
+    Bind,
     Document,
     Namespace,
     Plan,
@@ -59,6 +60,7 @@ def transform(config: Document, request: Request) -> Plan:
     namespaces = [_namespace(group, services, request, alone=len(groups) == 1) for group in groups]
     _refuse_taken_names(namespaces, services)
     local_names = _names(services)
+    binds: dict[str, tuple[Bind, ...]] = {}
 
     # Others' references are followed before any service changes: they name services and containers as they were.
     for namespace in namespaces:
@@ -78,10 +80,11 @@ def transform(config: Document, request: Request) -> Plan:
         if namespace.gate is not None:
             services[namespace.gate] = gate_service(namespace, request, anchor)
         for name in namespace.targets:
-            notes += _fill(services[name], targets[name], namespace, request)
-    if request.volumes is not None:
+            binds[name], left_out = _fill(services[name], targets[name], namespace, request)
+            notes += left_out
+    if request.volumes is not None and request.volumes.mountpoint is not None:
         _declare_volume(document, request)
-    return Plan(document, project, tuple(namespaces), tuple(remote_names), local_names, tuple(notes))
+    return Plan(document, project, tuple(namespaces), tuple(remote_names), local_names, tuple(notes), binds)
 
 
 def render(document: Document) -> str:
@@ -156,7 +159,9 @@ def _once(name: str, service: Document) -> None:
     service["deploy"] = deploy | {"replicas": min(numbers.values(), default=1)}
 
 
-def _fill(service: Document, target: Target, namespace: Namespace, request: Request) -> Iterable[str]:
+def _fill(
+    service: Document, target: Target, namespace: Namespace, request: Request
+) -> tuple[tuple[Bind, ...], tuple[str, ...]]:
     waits = (namespace.gate, "service_completed_successfully")
     on, condition = waits if namespace.gate is not None else (namespace.daemon, "service_started")
     service["depends_on"][on] = {"condition": condition}
@@ -168,9 +173,9 @@ def _fill(service: Document, target: Target, namespace: Namespace, request: Requ
     if environment:
         service["environment"] = environment
     if not target.binds or request.volumes is None:
-        return ()
+        return (), ()
     binds, notes = place(target.binds, service_mounts(service), f"Service {target.service!r}")
-    if binds:
+    if binds and request.volumes.mountpoint is not None:
         service["volumes"] = [
             *(service.get("volumes") or []),
             *(
@@ -184,7 +189,7 @@ def _fill(service: Document, target: Target, namespace: Namespace, request: Requ
                 for bind in binds
             ),
         ]
-    return notes
+    return binds, notes
 
 
 def _declare_volume(document: Document, request: Request) -> None:

@@ -1,4 +1,4 @@
-"""`python3 -m tpd.daemon [bridge|gate|clean|hotmount UID...]`."""
+"""`python3 -m tpd.daemon [bridge|gate|clean|hotmount ...]`."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ def main(arguments: list[str]) -> int:
             from tpd.daemon import gate
 
             return gate.main()
-        case ["hotmount", *attachments]:
+        case ["hotmount", *rest]:
             from tpd.daemon import hotmount
 
-            return hotmount.main(attachments)
+            return hotmount.main(rest)
         case ["clean"]:
             return _clean()
     print(__doc__, file=sys.stderr)

@@ -12,6 +12,8 @@ from typing import Final
 
 _MOUNTINFO: Final = "/proc/self/mountinfo"
 _MNT_DETACH: Final = 2  # linux/fs.h
+_UMOUNT_NOFOLLOW: Final = 8
+_TYPE: Final = "fuse.tpd"  # by sshfs's option `subtype`
 _MOUNT_POINT: Final = 4  # field of a mountinfo line
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -52,6 +54,29 @@ def unmount(path: str) -> None:
         if _libc.umount2(os.fsencode(path), _MNT_DETACH):
             code = ctypes.get_errno()
             raise OSError(code, os.strerror(code), path)
+
+
+def mounts_of_tpd(process: int) -> list[str]:
+    """Mount points of volumes, the latest first, as a process sees them.
+
+    Args:
+        process: A descriptor of its directory in /proc.
+    """
+    table = os.open("mountinfo", os.O_RDONLY | os.O_CLOEXEC, dir_fd=process)
+    with open(table, encoding="utf-8", errors="surrogateescape") as file:  # noqa: PTH123
+        lines = [line.partition(" - ") for line in file]
+    return [_unescape(left.split()[_MOUNT_POINT]) for left, _, right in reversed(lines) if right.split()[0] == _TYPE]
+
+
+def detach(path: str) -> None:
+    """Take away what was mounted last at a path, dead or alive; who has files open in it keeps them.
+
+    Raises:
+        OSError: Nothing is mounted there, or CAP_SYS_ADMIN is missing.
+    """
+    if _libc.umount2(os.fsencode(path), _MNT_DETACH | _UMOUNT_NOFOLLOW):
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code), path)
 
 
 def clean(root: str) -> list[str]:

@@ -62,11 +62,13 @@ class Volume:
     Attributes:
         mounted: It is there.
         problem: Why not.
+        handed_out: It may be attached elsewhere too, where this process cannot unmount it.
     """
 
     def __init__(self, path: Path | None, name: str, open_files: OpenFiles, *, read_only: bool) -> None:
         self.mounted = False
         self.problem: link_pb2.Problem | None = None
+        self.handed_out = False
         self._path = path
         self._name = name
         self._open_files = open_files
@@ -143,6 +145,8 @@ class Volume:
     async def _end(self) -> None:
         process, self._process = self._process, None
         if process is not None and process.returncode is None:
+            if self.handed_out:
+                process.terminate()
             try:
                 async with asyncio.timeout(_END_TIMEOUT):
                     await process.wait()

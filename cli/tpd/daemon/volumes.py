@@ -61,7 +61,9 @@ class VolumeSet:
         return [self._status(mount) for mount in self._mounts]
 
     def attachable(self) -> list[Attachable]:
-        """What could be attached inside the app's container."""
+        """What is now to be attached inside the app's container."""
+        for volume in self._volumes.values():
+            volume.handed_out = True
         return [
             Attachable(f"{self._root}/{status.source}", status.mount_path, status.read_only)
             for status in self.status()

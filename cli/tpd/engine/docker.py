@@ -10,6 +10,7 @@ from typing import Any, Self
 
 import docker
 import docker.errors
+import docker.types
 import requests.exceptions
 
 from tpd.engine.address import engine_address
@@ -111,6 +112,38 @@ class Engine:
         self.ensure_image(image)
         with _refusals(f"run {' '.join(command)!r} in {image!r}"):
             return bytes(self._client.containers.run(image, list(command), remove=True, **settings))
+
+    def finish(self, image: str, command: Sequence[str], **settings: Any) -> tuple[int, str]:
+        """Run a container to its end; its exit status, and what it wrote. It leaves nothing behind."""
+        with _refusals(f"run {' '.join(command)!r} in {image!r}"):
+            container = self._client.containers.create(image, list(command), **settings)
+            try:
+                container.start()
+                status = int(container.wait()["StatusCode"])
+                return status, bytes(container.logs()).decode(errors="replace").strip()
+            finally:
+                container.remove(force=True)
+
+    def propagates(self, image: str, path: str) -> bool:
+        """Whether mounts that one container makes below a path of the engine's machine are seen by others.
+
+        A throwaway container asks for that: an engine that cannot do it refuses to start it.
+
+        Args:
+            image: Any image whose program does not need a network.
+        """
+        bind = docker.types.Mount("/mnt", path, type="bind", propagation="rshared")
+        with _refusals(f"start a container of {image!r}"):
+            container = self._client.containers.create(
+                image, mounts=[bind], network_mode="none", cap_drop=["ALL"], read_only=True, labels={LABEL: "1"}
+            )
+            try:
+                container.start()
+            except docker.errors.APIError:
+                return False
+            finally:
+                container.remove(force=True)
+        return True
 
     def dns_servers(self, image: str) -> tuple[str, ...]:
         """The DNS servers that the engine gives to containers, as a throwaway container sees them.

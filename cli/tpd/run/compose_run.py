@@ -14,12 +14,13 @@ from typing import Any
 from tpd.cli.report import Reporter
 from tpd.compose.argv import ComposeCommand, child_environment
 from tpd.compose.locate import project_directory
-from tpd.compose.model import Bind, Plan, Request, Target
+from tpd.compose.model import SHARED_VOLUME, Bind, Plan, Request, Target
 from tpd.compose.spec import InterceptSpec, map_services
 from tpd.compose.transform import render, shared_volume, transform
 from tpd.engine.docker import PROJECT_LABEL, Engine
 from tpd.kube.session import session_name
 from tpd.kube.targets import Target as Workload
+from tpd.run.attach import app_record
 from tpd.run.child import Child
 from tpd.run.end import make_way
 from tpd.run.environment import child_base
@@ -58,7 +59,9 @@ async def run_compose(
                 project_json = group.create_task(reading.output("read the compose project"))
                 naming = group.create_task(_enabled(command))
                 surveying = group.create_task(
-                    stack.enter_async_context(survey(options.cluster, options.images, specs, options.container))
+                    stack.enter_async_context(
+                        survey(options.cluster, options.images, specs, options.container, mount=options.mount)
+                    )
                 )
             config: dict[str, Any] = json.loads(project_json.result())
             ground, enabled = surveying.result(), naming.result()
@@ -105,21 +108,22 @@ class _Project:
         command = self._command
         shared = shared_volume(self._config)
         known = await asyncio.to_thread(self._ground.engine.volume, shared.name)
-        choice = await choose_volumes(
+        volumes = await choose_volumes(
             self._ground, self._options.mount, shared.name, dict(shared.labels), shared.external
         )
-        if choice.note:
-            report.warn(choice.note)
         # One that an earlier run could not remove counts as tpd's too.
         ours = known is None or "dev.tpd" in (known.get("Labels") or {})
-        if choice.volumes and not shared.external and ours:
+        if volumes and volumes.mountpoint and not shared.external and ours:
             run.own_volume(shared.name)
-        run.record.mount = choice.volumes is not None
+        run.record.mount = volumes is not None
+        run.record.attach = volumes is not None and volumes.mountpoint is None
+        if run.record.attach:
+            _warn_of_empty(self._config, report)
         request = Request(
             targets=tuple(Target(service) for service in self._targets),
             session=run.name,
             images=self._options.images.images,
-            volumes=choice.volumes,
+            volumes=volumes,
             remote=self._options.remote,
             # The daemon has answered that all is in place before the child starts: nothing is left to wait for.
             gate=False,
@@ -137,15 +141,20 @@ class _Project:
             if outside:
                 await quietly(command.stop_argv(file, plan, str(directory), outside), "stop the services")
             await quietly(command.prepare_argv(file, plan, str(directory)), "start tpd's containers")
-        await run.sit(stack, await self._seats(plan, choice.volumes is not None))
+        await run.sit(stack, await self._seats(plan, volumes is not None))
         with report.step(f"engaging {', '.join(self._targets)}"):
             attached = await run.engage()
-        report_attached(report, attached, mount=run.record.mount)
+        report_attached(report, attached, mount=run.record.mount, attach=run.record.attach)
         filled = tuple(
-            _filled(service, [item for item in attached if item.target == target])
+            _filled(service, [item for item in attached if item.target == target], every=run.record.attach)
             for service, target in self._targets.items()
         )
+        said = plan.notes
         plan = transform(self._config, replace(request, targets=filled))
+        for note in plan.notes[len(said) :]:
+            report.note(note)
+        if run.record.attach:
+            self._attach(run, plan, filled)
         run.directory.write_private(run.directory.compose_file, render(plan.document))
         watcher = await stack.enter_async_context(Watcher(run)) if command.detached else None
         child = Child(
@@ -159,6 +168,17 @@ class _Project:
         if status == 0 and watcher is not None and signals.received is None:
             await watcher.take_over()
         return status
+
+    def _attach(self, run: Run, plan: Plan, filled: Sequence[Target]) -> None:
+        """From here on, the volumes are attached in the apps' containers whenever they start."""
+        given = {target.service: target.binds for target in filled}
+        seats = {record.label: record for record in run.record.seats}
+        for namespace in plan.namespaces:
+            seats[namespace.session].apps = [
+                app_record(service, self._targets[service], given[service], plan.binds[service])
+                for service in namespace.targets
+            ]
+        run.save()
 
     async def _seats(self, plan: Plan, mount: bool) -> list[tuple[SeatRecord, SeatPlan]]:
         seats = []
@@ -179,7 +199,7 @@ class _Project:
         return seats
 
 
-def _filled(service: str, attached: Sequence[Attached]) -> Target:
+def _filled(service: str, attached: Sequence[Attached], *, every: bool) -> Target:
     environment: dict[str, str] = {}
     binds: list[Bind] = []
     for item in attached:
@@ -187,9 +207,23 @@ def _filled(service: str, attached: Sequence[Attached]) -> Target:
         binds += [
             Bind(volume.source, volume.mount_path, volume.read_only)
             for volume in item.reply.attachment.volumes
-            if volume.mounted
+            if volume.mounted or every  # what is not mounted yet is attached later
         ]
     return Target(service, environment, tuple(binds))
+
+
+def _warn_of_empty(config: Mapping[str, Any], report: Reporter) -> None:
+    """Services that would see the shared volume on another engine."""
+    users = [
+        name
+        for name, service in (config.get("services") or {}).items()
+        if any(mount.get("source") == SHARED_VOLUME for mount in service.get("volumes") or ())
+    ]
+    if users:
+        report.warn(
+            f"{SHARED_VOLUME} stays empty in {', '.join(users)}: this engine does not propagate mounts between"
+            " containers, so only the intercepted service sees the workload's volumes"
+        )
 
 
 def _outside(engine: Engine, plan: Plan) -> list[str]:

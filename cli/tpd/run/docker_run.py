@@ -13,6 +13,7 @@ from tpd.compose.dockerrun import RunCommand, RunRequest, names_in_env_file, pla
 from tpd.compose.model import Bind, labels
 from tpd.compose.spec import InterceptSpec
 from tpd.kube.session import session_name
+from tpd.run.attach import app_record
 from tpd.run.child import Child
 from tpd.run.environment import child_base
 from tpd.run.frame import Ground, Run, choose_volumes, survey, upstreams_of
@@ -50,11 +51,13 @@ async def run_docker(
     user_names = _user_names(command)
     async with contextlib.AsyncExitStack() as stack:
         with report.step("checking cluster and engine"):
-            ground = await stack.enter_async_context(survey(options.cluster, options.images, specs, options.container))
+            ground = await stack.enter_async_context(
+                survey(options.cluster, options.images, specs, options.container, mount=options.mount)
+            )
         run = Run.begin(session_name(), ground, report, options.cluster, "run")
         run.record.command = list(options.argv)
         try:
-            request = await _request(options, command, run, ground, user_names, report)
+            request = await _request(options, command, run, ground, user_names)
             return await _carry_out(options, command, run, request, stack, signals)
         finally:
             with signals.ignored():
@@ -67,20 +70,18 @@ async def _request(
     run: Run,
     ground: Ground,
     user_names: frozenset[str],
-    report: Reporter,
 ) -> RunRequest:
     name = f"tpd-{run.name}"
-    choice = await choose_volumes(ground, options.mount, name, labels("volumes", run.name, run.name), external=False)
-    if choice.note:
-        report.warn(choice.note)
-    if choice.volumes:
+    volumes = await choose_volumes(ground, options.mount, name, labels("volumes", run.name, run.name), external=False)
+    if volumes and volumes.mountpoint:
         run.own_volume(name)
-    run.record.mount = choice.volumes is not None
+    run.record.mount = volumes is not None
+    run.record.attach = volumes is not None and volumes.mountpoint is None
     ports = await asyncio.to_thread(ground.engine.exposed_ports, command.image) if command.publish_all else ()
     return RunRequest(
         session=run.name,
         images=options.images.images,
-        volumes=choice.volumes,
+        volumes=volumes,
         image_ports=ports,
         user_names=user_names,
         env_file=str(run.directory.path / "environment"),
@@ -116,8 +117,12 @@ async def _carry_out(
     await run.sit(stack, [(record, seat)])
     with report.step(f"engaging {target}"):
         attached = await run.engage()
-    report_attached(report, attached, mount=run.record.mount)
-    plan = plan_run(command, _filled(request, attached))
+    report_attached(report, attached, mount=run.record.mount, attach=run.record.attach)
+    request = _filled(request, attached, every=run.record.attach)
+    plan = plan_run(command, request)
+    if run.record.attach:
+        record.apps = [app_record("", target, request.binds, plan.binds)]
+        run.save()
     for note in plan.notes:
         report.note(note)
     if plan.env_file_text:
@@ -136,7 +141,7 @@ async def _carry_out(
     return status
 
 
-def _filled(request: RunRequest, attached: Sequence[Attached]) -> RunRequest:
+def _filled(request: RunRequest, attached: Sequence[Attached], *, every: bool) -> RunRequest:
     environment: dict[str, str] = {}
     binds: list[Bind] = []
     for item in attached:
@@ -144,7 +149,7 @@ def _filled(request: RunRequest, attached: Sequence[Attached]) -> RunRequest:
         binds += [
             Bind(volume.source, volume.mount_path, volume.read_only)
             for volume in item.reply.attachment.volumes
-            if volume.mounted
+            if volume.mounted or every  # what is not mounted yet is attached later
         ]
     return replace(request, environment=environment, binds=tuple(binds))
 

@@ -20,6 +20,7 @@ from tpd.kube.config import load_login
 from tpd.kube.session import require_manager, who_am_i
 from tpd.kube.targets import Target, pod_template, resolve_target
 from tpd.kube.workloads import find_workload, list_services, require_namespace
+from tpd.run.attach import Attacher, confined, propagates
 from tpd.run.options import ClusterOptions, ImageOptions
 from tpd.run.reach import find_reach
 from tpd.run.seat import Attached, Cluster, Seat, SeatPlan, delete_objects
@@ -39,6 +40,7 @@ class Ground:
 
     Attributes:
         volumes: Whether any target has volumes that could be mounted.
+        propagates: Whether the engine's containers see each other's mounts; false where no volumes are wanted.
         upstreams: The engine's own DNS servers, being found out meanwhile.
     """
 
@@ -48,21 +50,30 @@ class Ground:
     namespace: str
     targets: tuple[tuple[InterceptSpec, Target], ...]
     volumes: bool
+    propagates: bool = False
     upstreams: asyncio.Task[tuple[str, ...]] | None = None
 
 
 @contextlib.asynccontextmanager
 async def survey(
-    options: ClusterOptions, images: ImageOptions, specs: Sequence[InterceptSpec], container: str | None = None
+    options: ClusterOptions,
+    images: ImageOptions,
+    specs: Sequence[InterceptSpec],
+    container: str | None = None,
+    *,
+    mount: bool = False,
 ) -> AsyncIterator[Ground]:
     """Look at engine and cluster, all at once.
+
+    Args:
+        mount: Volumes are wanted.
 
     Raises:
         TpdError: Whatever is missing, before anything was made.
     """
     async with contextlib.AsyncExitStack() as stack:
         async with asyncio.TaskGroup() as group:
-            engine_task = group.create_task(_engine(images))
+            engine_task = group.create_task(_engine(images, mount=mount))
             login_task = group.create_task(asyncio.to_thread(load_login, options.kubeconfig, options.context))
             login = await login_task
             api = await stack.enter_async_context(client_for(login))
@@ -70,7 +81,7 @@ async def survey(
             group.create_task(require_manager(api, options.manager_namespace))
             namespace = options.namespace or login.namespace
             targets_task = group.create_task(_targets(api, namespace, specs, container))
-        engine, info, running = engine_task.result()
+        engine, info, running, propagates = engine_task.result()
         stack.callback(engine.close)
         upstreams = spawn(
             asyncio.to_thread(engine.dns_servers, images.images.daemon), name="upstreams", on_error=lambda error: None
@@ -80,7 +91,7 @@ async def survey(
         cluster = Cluster(login, api, identity_task.result(), options.manager_namespace, find_reach(login, running))
         volumes = any(_has_volumes(workload, target) for _, target, workload in found)
         targets = tuple((spec, target) for spec, target, _ in found)
-        yield Ground(engine, info, cluster, namespace, targets, volumes, upstreams)
+        yield Ground(engine, info, cluster, namespace, targets, volumes, propagates, upstreams)
 
 
 async def upstreams_of(ground: Ground, given: tuple[str, ...]) -> tuple[str, ...]:
@@ -88,29 +99,21 @@ async def upstreams_of(ground: Ground, given: tuple[str, ...]) -> tuple[str, ...
     return given or (await ground.upstreams if ground.upstreams is not None else ())
 
 
-@dataclass(frozen=True, slots=True)
-class VolumeChoice:
-    """Whether and how volumes are mounted; `note` says why not."""
-
-    volumes: Volumes | None
-    note: str = ""
-
-
 async def choose_volumes(
     ground: Ground, wanted: bool, name: str, labels: dict[str, str], external: bool
-) -> VolumeChoice:
-    """Make the shared Docker volume where the workload has volumes and the engine can show them to the app."""
+) -> Volumes | None:
+    """Whether and how volumes are mounted; makes the shared Docker volume where the engine can show it to the app."""
     if not wanted or not ground.volumes:
-        return VolumeChoice(None)
-    options = ground.info.get("SecurityOptions") or []
-    if any("rootless" in option for option in options):
-        return VolumeChoice(None, "the engine is rootless: the workload's volumes are not mounted")
+        return None
+    apparmor = confined(ground.info)
+    if not ground.propagates:
+        return Volumes(None, apparmor)
     if external:
         described = await asyncio.to_thread(ground.engine.volume, name)
         mountpoint = described["Mountpoint"] if described else ""
     else:
         mountpoint = await asyncio.to_thread(ground.engine.create_volume, name, labels)
-    return VolumeChoice(Volumes(mountpoint, apparmor=any("apparmor" in option for option in options)))
+    return Volumes(mountpoint, apparmor)
 
 
 class Run:
@@ -125,6 +128,7 @@ class Run:
         self.undo = Undo(report.warn)
         self.seats: list[Seat] = []
         self.supervisor: Supervisor | None = None
+        self.attacher: Attacher | None = None
         self._released = False
         self.undo.push("remove the state directory", self._forget)
         self.save()
@@ -210,7 +214,10 @@ class Run:
         self.undo.push("unmount the volumes", self._disconnect)
         self.undo.push("stop the app", self._stop_apps)
         self.undo.push("give the traffic back", self.release)
-        self.supervisor = Supervisor(self.seats, self.report)
+        if self.record.attach:
+            self.attacher = Attacher(self.ground.engine, self.name, self.seats, self.report, self.save)
+            stack.push_async_callback(cancel_and_wait, spawn(self.attacher.run(), name="attacher"))
+        self.supervisor = Supervisor(self.seats, self.report, self.attacher)
         stack.push_async_callback(cancel_and_wait, spawn(self.supervisor.run(), name="supervisor"))
 
     async def resume(self, stack: contextlib.AsyncExitStack, records: Sequence[tuple[SeatRecord, SeatPlan]]) -> None:
@@ -234,6 +241,8 @@ class Run:
             return
         self._released = True
         await asyncio.gather(*(seat.release() for seat in self.seats))
+        if self.attacher is not None:
+            await self.attacher.detach()
 
     async def _stop_apps(self) -> None:
         await asyncio.to_thread(stop_apps, self.ground.engine, self.name)
@@ -281,12 +290,21 @@ def remove_containers(engine: Engine, run: str, project: str = "") -> int:
     return len(ours)
 
 
-async def _engine(images: ImageOptions) -> tuple[Engine, dict[str, Any], list[dict[str, Any]]]:
-    def look() -> tuple[Engine, dict[str, Any], list[dict[str, Any]]]:
+_Found = tuple[Engine, dict[str, Any], list[dict[str, Any]], bool]
+
+
+async def _engine(images: ImageOptions, *, mount: bool) -> _Found:
+    def look() -> _Found:
         engine = Engine()
         for image in (images.images.anchor, images.images.daemon):
             engine.ensure_image(image)
-        return engine, engine.info(), engine.containers({}, running=True)
+        info = engine.info()
+        return (
+            engine,
+            info,
+            engine.containers({}, running=True),
+            mount and propagates(engine, info, images.images.anchor),
+        )
 
     return await asyncio.to_thread(look)
 

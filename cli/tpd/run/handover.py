@@ -47,6 +47,8 @@ class Watcher:
         assert process is not None
         assert process.stdin is not None
         assert process.stdout is not None
+        if run.attacher is not None:
+            await run.attacher.hand_over()
         run.record.detached = True
         run.save()
         run.directory.release()

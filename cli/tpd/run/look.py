@@ -10,7 +10,7 @@ from typing import Any
 from tpd.control.client import DaemonClient, wait_state
 from tpd.engine.docker import Engine
 from tpd.run.state import RunDirectory, RunRecord, SeatRecord
-from tpd.run.tell import TRANSPORTS
+from tpd.run.tell import TRANSPORTS, WAYS, mounted
 from tpd_core.errors import TpdError
 from tpd_core.proto import control_pb2
 
@@ -49,7 +49,7 @@ class RunView:
             "namespace": record.namespace,
             "manager_namespace": record.manager_namespace,
             "volume": record.volume or None,
-            "seats": [_seat_json(seat) for seat in self.seats],
+            "seats": [_seat_json(seat, attach=record.attach) for seat in self.seats],
         }
 
 
@@ -96,7 +96,7 @@ async def _look(engine: Engine | str, record: SeatRecord) -> SeatView:
             return SeatView(record, None, "its daemon does not answer")
 
 
-def _seat_json(view: SeatView) -> dict[str, Any]:
+def _seat_json(view: SeatView, *, attach: bool) -> dict[str, Any]:
     state = view.state
     content: dict[str, Any] = {
         "label": view.record.label,
@@ -113,12 +113,20 @@ def _seat_json(view: SeatView) -> dict[str, Any]:
             "manager_version": state.manager_version,
             "ended": state.ended or None,
             "problem": state.problem.message or None,
-            "attachments": [_attachment_json(item) for item in state.attachments],
+            "attachments": [
+                _attachment_json(item, attach=attach, problem=_attaching(view, item)) for item in state.attachments
+            ],
         }
     return content
 
 
-def _attachment_json(item: control_pb2.AttachmentStatus) -> dict[str, Any]:
+def _attaching(view: SeatView, item: control_pb2.AttachmentStatus) -> str:
+    """Why its volumes could not be attached in the app's container."""
+    uid_of = {record.uid: record.workload for record in view.record.attachments}
+    return next((app.problem for app in view.record.apps if app.workload == uid_of.get(item.uid)), "")
+
+
+def _attachment_json(item: control_pb2.AttachmentStatus, *, attach: bool, problem: str) -> dict[str, Any]:
     return {
         "name": item.name,
         "namespace": item.namespace,
@@ -149,7 +157,8 @@ def _attachment_json(item: control_pb2.AttachmentStatus) -> dict[str, Any]:
                 "source": volume.source,
                 "read_only": volume.read_only,
                 "mounted": volume.mounted,
-                "problem": volume.problem.message or None,
+                "way": WAYS[attach] if volume.mounted else None,
+                "problem": volume.problem.message or problem or None,
             }
             for volume in item.volumes
         ],
@@ -166,11 +175,11 @@ def as_text(view: RunView) -> str:
         f"  kept by: {keeper}" if view.kept else "  kept by: nobody (left behind; `tpd quit` removes it)",
     ]
     for seat in view.seats:
-        lines += _seat_text(seat)
+        lines += _seat_text(seat, attach=record.attach)
     return "\n".join(lines)
 
 
-def _seat_text(view: SeatView) -> list[str]:
+def _seat_text(view: SeatView, *, attach: bool) -> list[str]:
     where = f" of {', '.join(view.record.services)}" if view.record.services else ""
     state = view.state
     if state is None:
@@ -193,8 +202,10 @@ def _seat_text(view: SeatView) -> list[str]:
                 f" pod itself, {pod.probes} probes; {_size(pod.bytes_in)} in, {_size(pod.bytes_out)} out"
             )
         for volume in item.volumes:
-            how = "mounted" if volume.mounted else volume.problem.message or "not mounted"
+            how = mounted(volume, attach=attach)
             lines.append(f"      volume {volume.mount_path}{' (read-only)' if volume.read_only else ''}: {how}")
+        if problem := _attaching(view, item):
+            lines.append(f"      volumes not attached in the app's container: {problem}")
     return lines
 
 

@@ -28,6 +28,25 @@ class AttachmentRecord:
 
 
 @dataclass(slots=True)
+class AppRecord:
+    """An app whose volumes are attached in its container after each start of it.
+
+    Attributes:
+        service: Its compose service; empty for `docker run`.
+        workload: Whose volumes.
+        without: Paths at which the user has something mounted.
+        attached: By container id, what has been attached in which of its starts.
+        problem: Why that failed the last time.
+    """
+
+    service: str
+    workload: str
+    without: list[str] = field(default_factory=list)
+    attached: dict[str, str] = field(default_factory=dict)
+    problem: str = ""
+
+
+@dataclass(slots=True)
 class SeatRecord:
     """One network namespace with its daemon.
 
@@ -39,6 +58,7 @@ class SeatRecord:
         services: Compose services (or container names) that live in it.
         plan: What the daemon is for (`tpd.run.seat.SeatPlan`), for the one who takes over.
         generation: How many daemons have had a session here.
+        apps: Apps in whose containers volumes are to be attached.
     """
 
     label: str
@@ -51,6 +71,7 @@ class SeatRecord:
     generation: int = 0
     plan: dict[str, Any] = field(default_factory=dict)
     attachments: list[AttachmentRecord] = field(default_factory=list)
+    apps: list[AppRecord] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -60,6 +81,7 @@ class RunRecord:
     Attributes:
         kind: "run" or "connect".
         pid: The process that keeps it: the run itself, or its watcher.
+        attach: Volumes are attached in containers, since the engine does not propagate mounts.
         volume: The shared Docker volume; empty for none.
         network: A network of tpd's own to remove at the end; empty for none.
     """
@@ -75,6 +97,7 @@ class RunRecord:
     namespace: str
     engine: str
     mount: bool
+    attach: bool = False
     detached: bool = False
     project: str = ""
     volume: str = ""
@@ -132,7 +155,13 @@ class RunDirectory:
         try:
             content = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
             seats = [
-                SeatRecord(**{**seat, "attachments": [AttachmentRecord(**item) for item in seat["attachments"]]})
+                SeatRecord(
+                    **{
+                        **seat,
+                        "attachments": [AttachmentRecord(**item) for item in seat["attachments"]],
+                        "apps": [AppRecord(**item) for item in seat["apps"]],
+                    }
+                )
                 for seat in content.pop("seats")
             ]
             return RunRecord(**content, seats=seats)

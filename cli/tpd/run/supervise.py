@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from tpd.cli.report import Reporter
 from tpd.control.client import DaemonGoneError
 from tpd.control.relay import RelayCarrier
+from tpd.run.attach import Attacher
 from tpd.run.seat import Seat
 from tpd_core.errors import TpdError
 from tpd_core.proto import control_pb2
@@ -23,11 +24,15 @@ class Supervisor:
     """Keeps seats going until it is cancelled.
 
     It may start before a seat is engaged: a relayed transport is needed for that already.
+
+    Args:
+        attacher: Told of every daemon's state; None where mounts propagate.
     """
 
-    def __init__(self, seats: Sequence[Seat], report: Reporter) -> None:
+    def __init__(self, seats: Sequence[Seat], report: Reporter, attacher: Attacher | None = None) -> None:
         self._seats = seats
         self._report = report
+        self._attacher = attacher
         self._resting = False
 
     def rest(self) -> None:
@@ -68,6 +73,8 @@ class Supervisor:
         watching = _Link(self._report, seat.record.label)
         async for state in seat.client.watch():
             carrier.want(state.relays_wanted, seat.manager_pods, seat.manager_port)
+            if self._attacher is not None:
+                self._attacher.observe(seat, state)
             known = seat.engaged_instance
             if known and state.instance != known and not self._resting and (engaging is None or engaging.done()):
                 engaging = group.create_task(self._engage_again(seat))

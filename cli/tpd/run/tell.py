@@ -18,17 +18,29 @@ TRANSPORTS: dict[int, tuple[str, str]] = {
 """What the link goes through, for programs and for people."""
 
 
-def report_attached(report: Reporter, attached: Sequence[Attached], *, mount: bool) -> None:
+WAYS = {False: "propagated", True: "attached"}
+"""How volumes get into the app's container, by whether they are attached after its start; for programs."""
+
+
+def report_attached(report: Reporter, attached: Sequence[Attached], *, mount: bool, attach: bool = False) -> None:
     """Say what is in force.
 
     Args:
         mount: Whether volumes were to be mounted.
+        attach: Whether they are attached in the app's container after its start.
     """
     for item in attached:
-        report.say(described(item, mount=mount), "intercepting", **event_of(item))
+        report.say(described(item, mount=mount, attach=attach), "intercepting", **event_of(item, attach=attach))
 
 
-def described(attached: Attached, *, mount: bool) -> str:
+def mounted(volume: control_pb2.VolumeStatus, *, attach: bool) -> str:
+    """How a volume is mounted, or why not."""
+    if not volume.mounted:
+        return volume.problem.message or "not mounted"
+    return "mounted (attached after start: this engine does not propagate mounts)" if attach else "mounted"
+
+
+def described(attached: Attached, *, mount: bool, attach: bool) -> str:
     """One attachment in a few lines."""
     reply, target = attached.reply, attached.target
     status = reply.attachment
@@ -41,17 +53,15 @@ def described(attached: Attached, *, mount: bool) -> str:
     note = f" ({reply.environment_note})" if reply.environment_note else ""
     lines.append(f"  environment: {len(reply.environment)} variables{note}")
     if mount:
-        lines += [
-            f"  volume {volume.mount_path}{' (read-only)' if volume.read_only else ''}: "
-            + ("mounted" if volume.mounted else volume.problem.message or "not mounted")
-            for volume in status.volumes
-        ]
+        for volume in status.volumes:
+            rights = " (read-only)" if volume.read_only else ""
+            lines.append(f"  volume {volume.mount_path}{rights}: {mounted(volume, attach=attach)}")
     elif status.volumes:
         lines.append(f"  volumes: not mounted ({', '.join(volume.mount_path for volume in status.volumes)})")
     return "\n".join(lines)
 
 
-def event_of(attached: Attached) -> dict[str, Any]:
+def event_of(attached: Attached, *, attach: bool = False) -> dict[str, Any]:
     """One attachment as the fields of an `intercepting` event."""
     status, target = attached.reply.attachment, attached.target
     return {
@@ -63,7 +73,12 @@ def event_of(attached: Attached) -> dict[str, Any]:
         "pods": [{"name": pod.pod, "engaged": pod.engaged, "existing": pod.existing} for pod in status.pods],
         "environment": sorted(attached.reply.environment),
         "volumes": [
-            {"path": volume.mount_path, "mounted": volume.mounted, "read_only": volume.read_only}
+            {
+                "path": volume.mount_path,
+                "mounted": volume.mounted,
+                "way": WAYS[attach] if volume.mounted else None,
+                "read_only": volume.read_only,
+            }
             for volume in status.volumes
         ],
     }

@@ -9,7 +9,7 @@ import pytest
 
 from tpd.kube.targets import Target, TargetPort
 from tpd.run.seat import SeatPlan
-from tpd.run.state import AttachmentRecord, RunDirectory, RunRecord, SeatRecord, all_runs, run_directory
+from tpd.run.state import AppRecord, AttachmentRecord, RunDirectory, RunRecord, SeatRecord, all_runs, run_directory
 
 
 @pytest.fixture(autouse=True)
@@ -21,6 +21,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def record(name: str = "one", started: float = 1.0) -> RunRecord:
     attachment = AttachmentRecord("shop", "orders-x", "uid", "deployment/orders", "app", [(8080, 80)])
     seat = SeatRecord("one", "one", "tpd-anchor", "tpd-daemon", ["orders"], attachments=[attachment])
+    seat.apps.append(AppRecord("orders", "deployment/orders", ["/etc/app"], {"1f": "mark"}))
     return RunRecord(name, "run", 1, started, ["docker"], "lab", None, "tpd", "shop", "unix:///x", True, seats=[seat])
 
 
@@ -31,6 +32,7 @@ def test_a_record_survives_the_disk() -> None:
     assert read is not None
     assert dataclasses.asdict(read) | {"seats": None} == dataclasses.asdict(record()) | {"seats": None}
     assert read.seats[0].attachments[0].name == "orders-x"
+    assert read.seats[0].apps == record().seats[0].apps
 
 
 def test_everything_is_private() -> None:

@@ -117,6 +117,19 @@ def test_the_daemon() -> None:
     }
 
 
+def test_without_propagation_the_daemon_keeps_its_mounts() -> None:
+    bind = Bind("w/v", "/v")
+    plan = planned("-v /x:/over image", volumes=Volumes(None), binds=(bind, Bind("w/o", "/over")))
+    assert set(plan.daemon_argv) - set(planned("image").daemon_argv) == {
+        "--cap-add=SYS_ADMIN",
+        "--device=/dev/fuse",
+        "--env=TPD_VOLUME_ROOT=/tpd/volumes",
+        "--tmpfs=/tpd/volumes",
+    }
+    assert not [word for word in plan.app_argv if word.startswith("--mount")]
+    assert plan.binds == (bind,)
+
+
 def test_the_engine_is_the_users() -> None:
     plan = planned("--dns 9.9.9.9 image", prefix="docker -c far container run")
     for argv in (plan.anchor_argv, plan.daemon_argv, plan.app_argv):

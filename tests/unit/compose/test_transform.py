@@ -172,6 +172,22 @@ def test_volumes_need_more_and_the_engine_is_told_where_they_are() -> None:
     assert "security_opt" not in transformed(rich(), volumes=VOLUMES).document["services"]["tpd-daemon"]
 
 
+def test_without_propagation_the_daemon_keeps_its_mounts() -> None:
+    bind, over = Bind("orders/data", "/data"), Bind("orders/etc", "/here/")
+    config = rich()
+    config["services"]["app"]["volumes"] = [{"type": "bind", "source": "/x", "target": "/here"}]
+    plan = transformed(config, Target("app", binds=(bind, over)), volumes=Volumes(None))
+    daemon, app = plan.document["services"]["tpd-daemon"], plan.document["services"]["app"]
+    assert daemon["tmpfs"] == ["/run", "/tpd/volumes"]
+    assert daemon["environment"]["TPD_VOLUME_ROOT"] == "/tpd/volumes"
+    assert daemon["cap_add"] == ["NET_ADMIN", "SYS_ADMIN"]
+    assert "volumes" not in daemon
+    assert app["volumes"] == config["services"]["app"]["volumes"]
+    assert "tpd-volumes" not in (plan.document.get("volumes") or {})
+    assert plan.binds == {"app": (bind,)}
+    assert "yours is mounted there" in plan.notes[0]
+
+
 def test_the_plan_names_everything() -> None:
     plan = transformed(rich())
     (namespace,) = plan.namespaces
