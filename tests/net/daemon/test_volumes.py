@@ -194,20 +194,29 @@ async def test_volumes_are_attached_inside_a_running_container(laptop: Laptop, p
     )
     try:
         first = await files(first_process, app.pid)
-        helper = await files(
-            subprocess.run,
-            [
-                *("nsenter", f"--net=/run/netns/{laptop.space.name}", f"--pid=/proc/{first}/ns/pid"),
-                *("unshare", "--mount-proc", sys.executable, "-m", "tpd.daemon", "hotmount", ATTACHMENT),
-            ],
-        )
-        assert helper.returncode == 0
+        helper = [
+            *("nsenter", f"--net=/run/netns/{laptop.space.name}", f"--pid=/proc/{first}/ns/pid"),
+            *("unshare", "--mount-proc", sys.executable, "-m", "tpd.daemon", "hotmount"),
+        ]
+        assert (await files(subprocess.run, [*helper, ATTACHMENT])).returncode == 0
         inside = ["nsenter", f"--mount=/proc/{first}/ns/mnt", "sh", "-c"]
         script = f"echo written > {place}/data/hot && cat {place}/etc/app.conf && ! touch {place}/etc/app.conf"
         done = await files(lambda: subprocess.run([*inside, script], capture_output=True, text=True, check=False))
         assert (done.returncode, done.stdout) == (0, "one")
         assert (pod.root / "data/hot").read_text() == "written\n"
         assert f"{place}/data" not in mounted(), "only the app's own mounts have changed"
+
+        table = Path(f"/proc/{first}/mountinfo")
+        for arguments, wanted in (
+            ([ATTACHMENT], ["data", "etc/app.conf"]),
+            (["--without", f"{place}/data/", ATTACHMENT], ["etc/app.conf"]),
+            ([], []),
+        ):
+            assert (await files(subprocess.run, [*helper, *arguments])).returncode == 0
+            paths = [line.split()[4] for line in table.read_text().splitlines()]
+            assert sorted(path for path in paths if path.startswith(f"{place}/")) == [
+                f"{place}/{one}" for one in wanted
+            ]
     finally:
         app.kill()
         await app.wait()
