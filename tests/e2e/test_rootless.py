@@ -244,6 +244,25 @@ def test_detached(orders: Namespace, project: Project, nothing_left_here: Callab
     nothing_left_here()
 
 
+def test_a_new_daemon_brings_the_volumes_back(orders: Namespace, project: Project) -> None:
+    with project.run("--intercept", "orders", "-n", orders.name, "--", "docker", "compose", "up") as running:
+        running.expect(f"orders.*{LISTENING}")
+        orders.await_origin("orders", "laptop")
+        await_volumes(orders, project)
+        before = tpd_mounts(project)
+        project.laptop.docker("kill", project.container("tpd-daemon"))
+        running.expect("engaged again")
+        orders.await_origin("orders", "laptop")
+        until(
+            lambda: orders.look("orders", "file", "/data/before"),
+            lambda text: text == "there",
+            timeout=20,
+            what="the volume is there again",
+        )
+        assert tpd_mounts(project) == before, "nothing dead lies below"
+        running.stop()
+
+
 def test_docker_run(orders: Namespace, project: Project, nothing_left_here: Callable[[], None]) -> None:
     name = f"{project.name}-app"
     script = f"{project.directory / 'echo.py'}:/srv/echo.py:ro"
