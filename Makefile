@@ -3,7 +3,7 @@ SHELL := /bin/bash
 PY := .venv/bin/python
 PYTEST := $(PY) -m pytest
 # Host-side code that must also type-check where tpd runs on macOS and Windows.
-PORTABLE := $(filter-out cli/tpd/daemon,$(wildcard cli/tpd/*)) core/tpd_core/errors.py core/tpd_core/kube
+PORTABLE := $(filter-out cli/tpd/daemon %/__pycache__,$(wildcard cli/tpd/*)) core/tpd_core/errors.py core/tpd_core/kube
 
 .PHONY: help
 help: ## this list

@@ -175,7 +175,7 @@ class Attacher:
         if await self._started(container) != started:
             return  # its next start is an event of its own
         if problem and not self._ending:
-            self._report.warn(f"the volumes are not attached in {name}: {problem}")
+            self._report.warn(f"not all volumes are attached in {name}: {problem}")
         app.problem = problem
         if mark:
             app.attached[container] = mark

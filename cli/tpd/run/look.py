@@ -205,7 +205,7 @@ def _seat_text(view: SeatView, *, attach: bool) -> list[str]:
             how = mounted(volume, attach=attach)
             lines.append(f"      volume {volume.mount_path}{' (read-only)' if volume.read_only else ''}: {how}")
         if problem := _attaching(view, item):
-            lines.append(f"      volumes not attached in the app's container: {problem}")
+            lines.append(f"      not all are attached in the app's container: {problem}")
     return lines
 
 

@@ -159,7 +159,7 @@ async def test_a_failure_is_said_once() -> None:
     await scene.attend()
     assert await scene.attend() == []
     assert scene.said.getvalue().splitlines() == [
-        "tpd: warning: the volumes are not attached in app1: /data: Read-only file system"
+        "tpd: warning: not all volumes are attached in app1: /data: Read-only file system"
     ]
     assert scene.record.apps[0].problem == "/data: Read-only file system"
 
