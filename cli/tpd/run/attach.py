@@ -13,14 +13,13 @@ import posixpath
 import re
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from tpd.cli.report import Reporter
 from tpd.compose.model import Bind, labels
 from tpd.engine.docker import Engine
 from tpd.run.seat import Seat
-from tpd.run.state import AppRecord
+from tpd.run.state import AppRecord, state_home
 from tpd_core.errors import TpdError
 from tpd_core.proto import control_pb2
 
@@ -35,10 +34,8 @@ def confined(info: Mapping[str, Any]) -> bool:
 
 def propagates(engine: Engine, info: Mapping[str, Any], image: str) -> bool:
     """Whether the engine's containers see each other's mounts; tried once per engine that can do it."""
-    import platformdirs
-
     name = re.sub(r"[^A-Za-z0-9]+", "-", str(info.get("ID") or engine.address))
-    finding = Path(platformdirs.user_cache_dir("tpd", appauthor=False)) / "propagates" / name
+    finding = state_home() / "propagates" / name
     if finding.exists():
         return True
     found = engine.propagates(image, posixpath.join(str(info.get("DockerRootDir")), "volumes"))

@@ -125,8 +125,9 @@ class _Project:
             images=self._options.images.images,
             volumes=volumes,
             remote=self._options.remote,
-            # The daemon has answered that all is in place before the child starts: nothing is left to wait for.
-            gate=False,
+            # The daemon has answered that all is in place before the child starts: only where compose may start the app
+            # again without tpd is there something to wait for.
+            gate=command.detached and not command.abort_on_exit,
             separator=command.separator(os.environ),
         )
         plan = transform(self._config, request)
