@@ -184,7 +184,7 @@ def test_the_users_own_mounts_are_left_alone() -> None:
 
 
 def test_an_engine_that_can_is_tried_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     tried: list[str] = []
     answers = iter((False, True))
 
