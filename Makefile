@@ -9,10 +9,10 @@ PORTABLE := $(filter-out cli/tpd/daemon %/__pycache__,$(wildcard cli/tpd/*)) cor
 help: ## this list
 	@grep -hE '^[a-zA-Z0-9_-]+:.*?## ' $(MAKEFILE_LIST) | sort | awk -F ':.*?## ' '{printf "  %-16s %s\n", $$1, $$2}'
 
-.venv/ready: pyproject.toml
+.venv/ready: pyproject.toml constraints.txt
 	@echo "==> Python environment (.venv)"
 	@test -x .venv/bin/uv || { python3 -m venv .venv && .venv/bin/pip install --quiet uv; }
-	@.venv/bin/uv pip install --quiet --compile-bytecode --python .venv/bin/python --editable . --group dev
+	@.venv/bin/uv pip install --quiet --compile-bytecode --constraint constraints.txt --python .venv/bin/python --editable . --group dev
 	@touch $@
 
 .PHONY: venv
