@@ -19,14 +19,15 @@ LISTENING = r"listening on 8080"
 
 
 @contextmanager
-def blocked_on_node(port: int) -> Iterator[None]:
-    """Containers cannot reach a port of the node; the host still can (its address on the network is the gateway)."""
+def blocked_on_node(*ports: int) -> Iterator[None]:
+    """Containers cannot reach these ports of the node; the host still can."""
     subnet = run(["docker", "network", "inspect", NETWORK, "-f", "{{(index .IPAM.Config 0).Subnet}}"]).stdout.strip()
     host = next(ipaddress.ip_network(subnet).hosts())
+    wanted = ", ".join(str(port) for port in ports)
     rules = (
         "add table inet e2e_block\n"
         "add chain inet e2e_block pre { type filter hook prerouting priority raw; }\n"
-        f"add rule inet e2e_block pre iifname eth0 ip saddr != {host} tcp dport {port} drop\n"
+        f"add rule inet e2e_block pre iifname eth0 ip saddr != {host} tcp dport {{ {wanted} }} drop\n"
     )
     run(["docker", "exec", "-i", NODE, "nft", "-f", "-"], input=rules)
     try:
@@ -103,13 +104,14 @@ def shop(project: Project) -> Project:
     return project
 
 
-@pytest.mark.parametrize("transport", ["api-server", "endpoint"])
+@pytest.mark.parametrize("transport", ["api-server", "endpoint", "relay"])
 def test_main_job(
     transport: str, cluster: Cluster, orders: Namespace, shop: Project, nothing_left: Callable[[], None]
 ) -> None:
     pods = {pod["metadata"]["uid"] for pod in orders.pods("orders")}
+    blocked = {"api-server": [node_port(cluster)], "endpoint": [6443], "relay": [node_port(cluster), 6443]}
     with (
-        blocked_on_node(node_port(cluster) if transport == "api-server" else 6443),
+        blocked_on_node(*blocked[transport]),
         shop.run("--intercept", "orders", "-n", orders.name, "--", "docker", "compose", "up") as running,
     ):
         running.expect(f"orders.*{LISTENING}")
