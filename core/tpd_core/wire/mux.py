@@ -378,6 +378,8 @@ class Mux:
     def consumed(self, stream: MuxStream, size: int) -> None:
         """The reader took `size` bytes: grant them again, and more if the sender starves while the reader keeps up."""
         stream.unread -= size
+        if stream.done:
+            return  # a forgotten stream has given its share of the budget back and gets no more
         stream.owed += size
         if stream.starved and not stream.unread:
             stream.starved = False
@@ -387,7 +389,7 @@ class Mux:
             self._budget -= extra
         elif stream.owed < stream.window >> 2:
             return
-        if not stream.fin_received and not stream.done:
+        if not stream.fin_received:
             self._credits[stream.id] = stream
 
     def _check_known(self, number: int) -> None:

@@ -194,6 +194,17 @@ def test_growth_is_bounded_per_link_and_comes_back() -> None:
     assert far._budget == LINK_BUDGET
 
 
+def test_a_reader_that_finishes_after_the_end_takes_nothing_from_the_budget() -> None:
+    near, far = pair()
+    stream, other = open_stream(near, far)
+    near.send(stream, bytes(MIN_WINDOW))
+    tell(far, take(near), consume=False)
+    far.reset(other)
+    far.consumed(other, MIN_WINDOW)
+    assert other.window == MIN_WINDOW
+    assert far._budget == LINK_BUDGET
+
+
 def test_a_stalled_reader_holds_one_window_and_its_neighbour_none() -> None:
     near, far = pair()
     stalled, _ = open_stream(near, far)
