@@ -16,6 +16,7 @@ import grpc.aio
 from tpd.control.client import DaemonClient
 from tpd.kube.config import Login
 from tpd.kube.portforward import ApiAccess, PodPort, PortForward
+from tpd_core.aio.tasks import cancel_and_wait, spawn
 from tpd_core.errors import TpdError
 from tpd_core.kube.client import api_tls
 from tpd_core.proto import control_pb2, link_pb2
@@ -102,9 +103,12 @@ class RelayCarrier:
                     break
             forward.socket.shutdown(1)
 
+        # What ends one direction by a failure is raised here and ends the other.
+        down = spawn(downward(), name="relay-down", on_error=lambda _: None)
+        up = spawn(upward(), name="relay-up", on_error=lambda _: None)
         try:
-            down, up = asyncio.ensure_future(downward()), asyncio.ensure_future(upward())  # noqa: TID251
             await asyncio.gather(down, up)
         finally:
+            await cancel_and_wait(down, up)
             await forward.aclose()
             forward.socket.close()

@@ -53,11 +53,6 @@ class Engine:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    @property
-    def engine_id(self) -> str:
-        """What names this engine among others: its own id, else its address."""
-        return str(self.info().get("ID") or self.address)
-
     def info(self) -> dict[str, Any]:
         """The engine's description of itself."""
         with _refusals("describe itself"):

@@ -18,7 +18,7 @@ from typing import Any
 from tpd.cli.report import Reporter
 from tpd.compose.model import Bind, labels
 from tpd.engine.docker import Engine
-from tpd.run.seat import Seat
+from tpd.run.seat import Attached, Seat
 from tpd.run.state import AppRecord, state_home
 from tpd_core.errors import TpdError
 from tpd_core.proto import control_pb2
@@ -44,6 +44,24 @@ def propagates(engine: Engine, info: Mapping[str, Any], image: str) -> bool:
             finding.parent.mkdir(parents=True, exist_ok=True)
             finding.touch()
     return found
+
+
+def given(attached: Iterable[Attached], *, every: bool) -> tuple[dict[str, str], tuple[Bind, ...]]:
+    """The environment and the volumes that an app gets from its workloads.
+
+    Args:
+        every: Also volumes that are not mounted yet: they are attached later.
+    """
+    environment: dict[str, str] = {}
+    binds: list[Bind] = []
+    for item in attached:
+        environment.update(item.reply.environment)
+        binds += [
+            Bind(volume.source, volume.mount_path, volume.read_only)
+            for volume in item.reply.attachment.volumes
+            if volume.mounted or every
+        ]
+    return environment, tuple(binds)
 
 
 def app_record(service: str, workload: object, given: Iterable[Bind], placed: Iterable[Bind]) -> AppRecord:

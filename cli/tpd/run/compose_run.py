@@ -14,13 +14,13 @@ from typing import Any
 from tpd.cli.report import Reporter
 from tpd.compose.argv import ComposeCommand, child_environment
 from tpd.compose.locate import project_directory
-from tpd.compose.model import SHARED_VOLUME, Bind, Plan, Request, Target
+from tpd.compose.model import SHARED_VOLUME, Plan, Request, Target
 from tpd.compose.spec import InterceptSpec, map_services
 from tpd.compose.transform import render, shared_volume, transform
 from tpd.engine.docker import PROJECT_LABEL, Engine
 from tpd.kube.session import session_name
 from tpd.kube.targets import Target as Workload
-from tpd.run.attach import app_record
+from tpd.run.attach import app_record, given
 from tpd.run.child import Child
 from tpd.run.end import make_way
 from tpd.run.environment import child_base
@@ -28,7 +28,7 @@ from tpd.run.frame import Ground, Run, choose_volumes, survey, upstreams_of
 from tpd.run.handover import Watcher
 from tpd.run.options import RunOptions
 from tpd.run.programs import Program, quietly
-from tpd.run.seat import Attached, SeatPlan
+from tpd.run.seat import SeatPlan
 from tpd.run.signals import Signals
 from tpd.run.state import SeatRecord
 from tpd.run.tell import report_attached
@@ -147,7 +147,7 @@ class _Project:
             attached = await run.engage()
         report_attached(report, attached, mount=run.record.mount, attach=run.record.attach)
         filled = tuple(
-            _filled(service, [item for item in attached if item.target == target], every=run.record.attach)
+            Target(service, *given([item for item in attached if item.target == target], every=run.record.attach))
             for service, target in self._targets.items()
         )
         said = plan.notes
@@ -198,19 +198,6 @@ class _Project:
             )
             seats.append((record, seat))
         return seats
-
-
-def _filled(service: str, attached: Sequence[Attached], *, every: bool) -> Target:
-    environment: dict[str, str] = {}
-    binds: list[Bind] = []
-    for item in attached:
-        environment.update(item.reply.environment)
-        binds += [
-            Bind(volume.source, volume.mount_path, volume.read_only)
-            for volume in item.reply.attachment.volumes
-            if volume.mounted or every  # what is not mounted yet is attached later
-        ]
-    return Target(service, environment, tuple(binds))
 
 
 def _warn_of_empty(config: Mapping[str, Any], report: Reporter) -> None:

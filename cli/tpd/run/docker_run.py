@@ -10,17 +10,17 @@ from pathlib import Path
 
 from tpd.cli.report import Reporter
 from tpd.compose.dockerrun import RunCommand, RunRequest, names_in_env_file, plan_run
-from tpd.compose.model import Bind, labels
+from tpd.compose.model import labels
 from tpd.compose.spec import InterceptSpec
 from tpd.kube.session import session_name
-from tpd.run.attach import app_record
+from tpd.run.attach import app_record, given
 from tpd.run.child import Child
 from tpd.run.environment import child_base
 from tpd.run.frame import Ground, Run, choose_volumes, survey, upstreams_of
 from tpd.run.handover import Watcher
 from tpd.run.options import RunOptions
 from tpd.run.programs import quietly
-from tpd.run.seat import Attached, SeatPlan
+from tpd.run.seat import SeatPlan
 from tpd.run.signals import Signals
 from tpd.run.state import SeatRecord
 from tpd.run.tell import report_attached
@@ -118,7 +118,8 @@ async def _carry_out(
     with report.step(f"engaging {target}"):
         attached = await run.engage()
     report_attached(report, attached, mount=run.record.mount, attach=run.record.attach)
-    request = _filled(request, attached, every=run.record.attach)
+    environment, binds = given(attached, every=run.record.attach)
+    request = replace(request, environment=environment, binds=binds)
     plan = plan_run(command, request)
     if run.record.attach:
         record.apps = [app_record("", target, request.binds, plan.binds)]
@@ -139,19 +140,6 @@ async def _carry_out(
     if status == 0 and watcher is not None and signals.received is None:
         await watcher.take_over()
     return status
-
-
-def _filled(request: RunRequest, attached: Sequence[Attached], *, every: bool) -> RunRequest:
-    environment: dict[str, str] = {}
-    binds: list[Bind] = []
-    for item in attached:
-        environment.update(item.reply.environment)
-        binds += [
-            Bind(volume.source, volume.mount_path, volume.read_only)
-            for volume in item.reply.attachment.volumes
-            if volume.mounted or every  # what is not mounted yet is attached later
-        ]
-    return replace(request, environment=environment, binds=tuple(binds))
 
 
 def _user_names(command: RunCommand) -> frozenset[str]:
